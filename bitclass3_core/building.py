@@ -1,0 +1,66 @@
+"""From costs to the problem that solvers get: choices within floors and pins, in file bytes, dominated ones dropped."""
+
+import re
+from collections.abc import Mapping
+
+from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.errors import ConfigError, InfeasibleError
+from bitclass3_core.layout import Budget, fixed_bytes
+from bitclass3_core.model import Architecture, Model, TensorInfo, padded
+from bitclass3_core.problem import Choice, Group, Problem, undominated
+from bitclass3_core.qtypes import qtype
+
+
+def resolve_pins(model: Model, architecture: Architecture, pins: Mapping[str, str]) -> dict[str, str]:
+    """The type that each pinned tensor must have; the first pattern (a regular expression, searched) that matches counts.
+
+    Raises ConfigError for a bad pattern, an unknown type, a pattern that matches no quantizable tensor, and a type that does not fit.
+    """
+    pinned: dict[str, str] = {}
+    for pattern, name in pins.items():
+        try:
+            matcher = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"pin {pattern!r} is no regular expression ({error}); escape dots as \\\\.") from None
+        q = qtype(name)
+        matched = [tensor for tensor in sorted(architecture.quantizable) if matcher.search(tensor)]
+        if not matched:
+            raise ConfigError(f"pin {pattern!r} matches none of the {len(architecture.quantizable)} quantizable tensors; look at them with bitclass3 plan")
+        for tensor in matched:
+            if not model.tensors[tensor].accepts(q):
+                raise ConfigError(f"pin {pattern!r}: {q.name} does not fit the rows of {tensor} ({model.tensors[tensor].n_in} is no multiple of {q.block_size})")
+            pinned.setdefault(tensor, q.name)
+    return pinned
+
+
+def _choices(info: TensorInfo, cells: Mapping[str, Cost], floor: str | None, pin: str | None) -> tuple[Choice, ...]:
+    if pin is not None:
+        cell = cells.get(pin, Cost(0.0, 0.0, 0))
+        return (Choice(pin, padded(info.n_bytes(qtype(pin))), cell.cost),)
+    least = qtype(floor).bpw if floor else 0.0
+    allowed = {q: cell for q, cell in cells.items() if qtype(q).bpw >= least or q == info.dtype}
+    return undominated([Choice(q, padded(info.n_bytes(qtype(q))), cell.cost) for q, cell in allowed.items()])
+
+
+def build_problem(model: Model, architecture: Architecture, costs: CostTable, pins: Mapping[str, str], budget: Budget) -> Problem:
+    """The problem of this model and budget: one group a tensor.
+
+    Raises InfeasibleError for a budget below the smallest possible file or above the source.
+    """
+    groups = tuple(
+        Group(name, (name,), _choices(model.tensors[name], costs.costs[name], architecture.floors.get(name), pins.get(name)))
+        for name in sorted(architecture.quantizable)
+    )
+    fixed = fixed_bytes(model, architecture.quantizable)
+    problem = Problem(groups, budget.data_bytes - fixed)
+    check_feasible(problem, fixed)
+    return problem
+
+
+def check_feasible(problem: Problem, fixed: int) -> None:
+    """Raise InfeasibleError unless the budget lies between the smallest and the largest possible file."""
+    asked, smallest, largest = problem.budget_bytes + fixed, problem.smallest_bytes + fixed, problem.largest_bytes + fixed
+    if problem.budget_bytes < problem.smallest_bytes:
+        raise InfeasibleError(f"budget is {asked:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to [qtypes] menu")
+    if asked > largest:
+        raise InfeasibleError(f"budget is {asked:,} bytes, the source's own tensors take {largest:,}; lower the target, a larger file would hold nothing more")

@@ -1,0 +1,186 @@
+"""The files that a run makes and compares: written once, evaluated once, remembered with what they were made from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.costs import CostTable
+from bitclass3_core.errors import ContractError
+from bitclass3_core.evaluation import Evaluation, paired_difference
+from bitclass3_core.files import atomic_path, digest_of
+from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.kernels import library
+from bitclass3_core.layout import Budget, bpw, data_bytes
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.problem import Allocation
+from bitclass3_core.progress import Progress
+from bitclass3_core.run import Candidate
+from bitclass3_core.run_folder import RunFolder
+from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_core.stages import StageRunner
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """A file of this folder, planned or written: its name, kind (``ours``, ``stock``), allocation and path."""
+
+    name: str
+    kind: str
+    allocation: Allocation
+    path: Path | None
+    n_data_bytes: int
+
+    @classmethod
+    def planned(cls, name: str, kind: str, allocation: Allocation, model: Model) -> "MadeFile":
+        """A file that is still to be written."""
+        return cls(name, kind, allocation, None, data_bytes(model, allocation.qtypes))
+
+    def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
+        """What reports see."""
+        size = self.path.stat().st_size if self.path else 0
+        return Candidate(self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation)
+
+
+def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) -> dict[str, Any]:
+    """``allocation.json``: types, predicted cost, proof."""
+    proof = allocation.proof
+    return {
+        "budget": {"data_bytes": budget.data_bytes, "label": budget.label},
+        "cost": costs.total(allocation.qtypes),
+        "cost_in_nats_per_token": costs.in_nats,
+        "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None,
+        "qtypes": dict(sorted(allocation.qtypes.items())),
+        "solver": allocation.solver,
+    }
+
+
+class CandidateStore:
+    """Writes candidates, evaluates them, and keeps both in the run's folder."""
+
+    def __init__(self, folder: RunFolder, model: GgufModel, stages: StageRunner, sensitivity: Sensitivity, sensitivity_sha: str) -> None:
+        self._folder, self._model, self._stages = folder, model, stages
+        self._sensitivity, self._sensitivity_sha = sensitivity, sensitivity_sha
+
+    def make(self, planned: MadeFile, progress: Progress) -> MadeFile:
+        """Write the candidate's files unless they are still good."""
+        exporters = self._stages_of_export()
+        parts = {
+            "source": self._model.fingerprint,
+            "sensitivity": self._sensitivity_sha,
+            "types": digest_of(dict(planned.allocation.qtypes)),
+            "kernels": library().fingerprint,
+            **exporters,
+        }
+        artefact = f"file {planned.name}"
+        path = self._folder.path / f"{planned.name}.gguf"
+        reason = self._folder.reason(artefact, path, parts)
+        if reason is None and all(file.is_file() for file in self._folder.files_of(artefact)):
+            progress.say(f"export: {path.name} is up to date")
+        else:
+            progress.say(f"export: {path.name} ({reason or 'files are missing'})")
+            files = self._stages.export(
+                self._model, planned.allocation, self._sensitivity, self._folder.path, planned.name, progress
+            )
+            self._check_file(path, files, planned)
+            self._folder.record(artefact, path, parts, files)
+        self._remember(planned, path)
+        return MadeFile(planned.name, planned.kind, planned.allocation, path, planned.n_data_bytes)
+
+    def _stages_of_export(self) -> dict[str, Any]:
+        return {name: self._stages.identity("export", name) for name in self._stages.exporters}
+
+    def _check_file(self, path: Path, files: list[Path], planned: MadeFile) -> None:
+        """Read the file back: every tensor has the type that was asked for."""
+        if path not in files:
+            raise ContractError(f"no export plugin wrote {path.name}, which evaluation needs; add gguf or llama-quantize to [export] plugin")
+        written = GgufModel(path).tensors
+        for name, info in self._model.tensors.items():
+            asked = planned.allocation.qtypes.get(name, info.dtype)
+            if name not in written or written[name].dtype != asked:
+                got = written[name].dtype if name in written else "nothing"
+                raise ContractError(f"{path.name}: {name} was written as {got}, asked {asked}")
+
+    def _remember(self, made: MadeFile, path: Path) -> None:
+        allocation = made.allocation
+        entry = {
+            "kind": made.kind,
+            "file": path.name,
+            "solver": allocation.solver,
+            "note": allocation.note,
+            "qtypes": dict(allocation.qtypes),
+            "n_data_bytes": made.n_data_bytes,
+        }
+        self._folder.put_candidate(made.name, entry)
+
+    def earlier(self) -> list[MadeFile]:
+        """Files of this folder that are still there, by name."""
+        found = []
+        for name, entry in sorted(self._folder.candidates.items()):
+            path = self._folder.path / entry["file"]
+            if path.is_file() and set(entry["qtypes"]) <= set(self._model.tensors):
+                allocation = Allocation(entry["qtypes"], entry["solver"], note=entry["note"])
+                found.append(MadeFile(name, entry["kind"], allocation, path, entry["n_data_bytes"]))
+        return found
+
+    def _evaluation_parts(self, made: MadeFile, source: str, corpus: Corpus) -> dict[str, Any]:
+        return {
+            "source": source,
+            "file": self._folder.fingerprint(f"file {made.name}"),
+            "evaluation": Corpus.fingerprint(corpus.evaluation),
+            **self._stages.identity("evaluate"),
+        }
+
+    def _evaluation_path(self, name: str) -> Path:
+        return self._folder.path / "evaluation" / f"{name}.npz"
+
+    def evaluate(
+        self, files: list[MadeFile], source: str, architecture: Architecture, corpus: Corpus, progress: Progress
+    ) -> dict[str, Evaluation]:
+        """Evaluations by candidate name: of ``files``, measured where needed, and of earlier files that can still be compared."""
+        found: dict[str, Evaluation] = {}
+        missing: list[MadeFile] = []
+        for made in {made.name: made for made in (*files, *self.earlier())}.values():
+            path, artefact = self._evaluation_path(made.name), f"evaluation {made.name}"
+            if self._folder.reason(artefact, path, self._evaluation_parts(made, source, corpus)) is None:
+                found[made.name] = load_evaluation(path)
+            elif made in files:
+                missing.append(made)
+        if missing:
+            progress.say(f"evaluate: {self._stages.name('evaluate')} on {', '.join(made.name for made in missing)}")
+            candidates: list[Model] = [GgufModel(made.path) for made in missing if made.path]
+            for made, evaluation in zip(
+                missing, self._stages.evaluate(self._model, candidates, architecture, corpus, progress), strict=True
+            ):
+                path = self._evaluation_path(made.name)
+                save_evaluation(evaluation, path)
+                self._folder.record(f"evaluation {made.name}", path, self._evaluation_parts(made, source, corpus))
+                found[made.name] = evaluation
+        else:
+            progress.say("evaluate: everything is up to date")
+        return found
+
+    def differences(self, ours: str, evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[float, float]]:
+        """Paired differences of mean KLD, ours minus each other candidate, with standard errors."""
+        if ours not in evaluations:
+            return {}
+        pairs = {name: paired_difference(evaluations[ours], other) for name, other in evaluations.items() if name != ours}
+        return {name: pair for name, pair in pairs.items() if pair is not None}
+
+
+def save_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Write figures and every token's KLD as one ``.npz`` (arrays and strings only, no pickle)."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        tokens = np.empty(0, np.float32) if evaluation.token_kld is None else evaluation.token_kld
+        np.savez_compressed(file, figures=np.array(json.dumps(evaluation.to_json())), token_kld=tokens)
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Read what ``save_evaluation`` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        figures, tokens = json.loads(str(arrays["figures"])), arrays["token_kld"]
+    return Evaluation(**figures, token_kld=tokens if len(tokens) else None)

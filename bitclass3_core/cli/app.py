@@ -1,0 +1,160 @@
+"""``bitclass3``: the commands, and how errors become one line and an exit code. Heavy modules are imported by the commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitclass3_core.errors import Bitclass3Error
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn a language model into a mixed-precision GGUF: Hessian sensitivity, an exact solver, measured KLD.",
+)
+plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, or show one with its options.")
+app.add_typer(plugins_app, name="plugins")
+
+Pipeline = Annotated[Path | None, typer.Argument(help="pipeline file (TOML); flags beat it", show_default=False)]
+ModelPath = Annotated[Path | None, typer.Option("--model", help="HF folder with its BF16 GGUF in it, or a GGUF file")]
+Gguf = Annotated[Path | None, typer.Option("--gguf", help="the BF16/F16 GGUF of --model, where it lies elsewhere")]
+TextFile = Annotated[list[Path] | None, typer.Option("--corpus", help="calibration text (.txt, .jsonl); repeatable")]
+EvalFile = Annotated[list[Path] | None, typer.Option("--eval-corpus", help="held-out text; without it the calibration documents are split")]
+TargetBpw = Annotated[float | None, typer.Option("--target-bpw", help="bits per weight over all tensors")]
+TargetSize = Annotated[str | None, typer.Option("--target-size", help="size of the file, metadata included: 15.3GiB")]
+MatchStock = Annotated[str | None, typer.Option("--match-stock", help="at most the size of that llama.cpp mix: Q4_K_M")]
+PluginName = Annotated[list[str] | None, typer.Option("--plugin", help="plugin for the stage that it implements, by name or .py file; repeatable")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="any key of the pipeline: estimate.options.n_tokens=4096; repeatable")]
+Menu = Annotated[str | None, typer.Option("--menu", help="types to choose from: default, k, all")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder of the run")]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="threads of the kernels; 0: all cores")]
+AllowQuantized = Annotated[bool, typer.Option("--allow-quantized-source", help="go on with a source that is already quantized")]
+Baseline = Annotated[str | None, typer.Option("--baseline", help="stock mix to compare with, or none; default: the one of like size")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="warnings and errors only")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="show tracebacks of errors")]
+
+
+def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
+    """Flags that were given, as paths into the configuration."""
+    model, gguf = values["model"], values["gguf"]
+    flags: dict[tuple[str, ...], Any] = {}
+    if model is not None:
+        flags["model", "gguf" if model.suffix == ".gguf" else "hf"] = model
+    baseline = values["baseline"]
+    if baseline is not None:
+        flags.update({("baseline", "plugin"): "none"} if baseline.lower() == "none" else {("baseline", "options", "ftype"): baseline})
+    paths: dict[tuple[str, ...], Any] = {
+        ("model", "gguf"): gguf,
+        ("corpus", "calibration"): values["corpus"],
+        ("corpus", "evaluation"): values["eval_corpus"],
+        ("budget", "options", "target_bpw"): values["target_bpw"],
+        ("budget", "options", "target_size"): values["target_size"],
+        ("budget", "options", "match_stock"): values["match_stock"],
+        ("qtypes", "menu"): values["menu"],
+        ("out",): values["out"],
+        ("threads",): values["threads"],
+        ("model", "allow_quantized_source"): values["allow_quantized"] or None,
+    }
+    return {**flags, **{path: value for path, value in paths.items() if value not in (None, [])}}
+
+
+@app.command()
+def run(
+    pipeline: Pipeline = None,
+    model: ModelPath = None,
+    gguf: Gguf = None,
+    corpus: TextFile = None,
+    eval_corpus: EvalFile = None,
+    target_bpw: TargetBpw = None,
+    target_size: TargetSize = None,
+    match_stock: MatchStock = None,
+    plugin: PluginName = None,
+    set_: Setting = None,
+    menu: Menu = None,
+    out: Out = None,
+    baseline: Baseline = None,
+    until: Annotated[str, typer.Option(help="last stage to run: estimate, measure, solve, export, evaluate, report")] = "report",
+    threads: Threads = None,
+    allow_quantized: AllowQuantized = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure a model, solve for every tensor's type at the target, write the GGUF, measure its KLD, write the model card."""
+    from bitclass3_core.cli.run import run_command
+    from bitclass3_core.config import load_config
+
+    flags = _flags(**{key: value for key, value in locals().items() if key not in {"run_command", "load_config"}})
+    run_command(load_config(pipeline, flags, plugin or (), set_ or ()), until, as_json, quiet)
+
+
+@app.command()
+def plan(
+    pipeline: Pipeline = None,
+    model: ModelPath = None,
+    gguf: Gguf = None,
+    corpus: TextFile = None,
+    eval_corpus: EvalFile = None,
+    target_bpw: TargetBpw = None,
+    target_size: TargetSize = None,
+    match_stock: MatchStock = None,
+    plugin: PluginName = None,
+    set_: Setting = None,
+    menu: Menu = None,
+    out: Out = None,
+    baseline: Baseline = None,
+    threads: Threads = None,
+    allow_quantized: AllowQuantized = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what a run would do: sizes, types where they are known, disk, memory, minutes. Writes nothing."""
+    from bitclass3_core.cli.plan import plan_command
+    from bitclass3_core.config import load_config
+
+    flags = _flags(**{key: value for key, value in locals().items() if key not in {"plan_command", "load_config"}})
+    plan_command(load_config(pipeline, flags, plugin or (), set_ or ()), as_json)
+
+
+@plugins_app.command("list")
+def plugins_list(as_json: AsJson = False) -> None:
+    """List the installed plugins; nothing is imported."""
+    from bitclass3_core.cli.plugins import list_command
+
+    list_command(as_json)
+
+
+@plugins_app.command("show")
+def plugins_show(name: Annotated[str, typer.Argument(help="plugin name or .py file")], as_json: AsJson = False) -> None:
+    """Show a plugin: its stages, version, options with their defaults."""
+    from bitclass3_core.cli.plugins import show_command
+
+    show_command(name, as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what was found on this machine, and what works without the rest."""
+    from bitclass3_core.cli.doctor import doctor_command
+
+    doctor_command(as_json)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line on stderr, with the exit code of their kind."""
+    arguments = sys.argv[1:]
+    try:
+        app(args=arguments, standalone_mode=True)
+    except Bitclass3Error as error:
+        if "--verbose" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,124 @@
+"""``bitclass3 plan``: what a run would do and take, without writing anything."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from bitclass3_core.building import resolve_pins
+from bitclass3_core.cli.run import default_out
+from bitclass3_core.config import RunConfig
+from bitclass3_core.errors import Bitclass3Error
+from bitclass3_core.files import human_bytes
+from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.layout import file_bytes, fixed_bytes
+from bitclass3_core.measuring import default_threads, wanted_qtypes
+from bitclass3_core.model import Architecture, padded
+from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.progress import Silent
+from bitclass3_core.qtypes import QType, menu, qtype
+
+# Million weights a second that one core quantizes (ggml's kernels, AVX2): for a first guess of minutes, no more.
+_SPEED = {
+    **{"Q8_0": 180, "Q4_0": 46, "Q4_1": 46, "Q5_0": 46, "Q5_1": 46, "IQ4_NL": 9, "Q6_K": 44, "Q3_K": 19, "Q4_K": 13, "Q5_K": 13},
+    **{"Q2_K": 9, "IQ4_XS": 7, "IQ3_S": 2.4, "IQ3_XXS": 2.2, "IQ2_XXS": 0.7, "IQ2_XS": 0.3, "IQ2_S": 0.2, "IQ1_S": 0.1, "IQ1_M": 0.1},
+}
+_SAMPLED_ROWS = 2048  # of a large tensor, about what the default sampling error needs
+_FLOPS_PER_CORE = 30e9  # of float32 matrix products, a cautious guess
+
+
+def _measure_seconds(model: GgufModel, architecture: Architecture, qtypes: tuple[QType, ...], threads: int) -> float:
+    seconds = 0.0
+    for name in architecture.quantizable:
+        info = model.tensors[name]
+        weights = min(info.n_rows, _SAMPLED_ROWS) * info.n_in
+        seconds += sum(weights / (_SPEED.get(q.name, 5) * 1e6) for q in wanted_qtypes(info, qtypes))
+    return seconds / threads
+
+
+def _torch_seconds(config: RunConfig, n_params: int, threads: int) -> float:
+    """6 operations a weight and token with a backward pass, 2 for each forward pass of the evaluation (source, ours, stock)."""
+    calibration = config.estimate.options.get("n_tokens", 16384) if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0
+    evaluation = config.evaluate.options.get("n_tokens", 32768) if config.evaluate.plugin == "torch" else 0
+    return (6 * calibration + 3 * 2 * evaluation) * n_params / (_FLOPS_PER_CORE * threads)
+
+
+def _size_range(model: GgufModel, architecture: Architecture, qtypes: tuple[QType, ...]) -> tuple[int, int]:
+    """(smallest, largest) possible file."""
+    smallest = fixed_bytes(model, architecture.quantizable)
+    for name in architecture.quantizable:
+        info = model.tensors[name]
+        floor = qtype(architecture.floors[name]).bpw if name in architecture.floors else 0.0
+        allowed = [q for q in wanted_qtypes(info, qtypes) if q.bpw >= floor]
+        smallest += padded(min((info.n_bytes(q) for q in allowed), default=info.source_bytes))
+    header = file_bytes(model, {}) - fixed_bytes(model, frozenset())
+    return header + smallest, file_bytes(model, {})
+
+
+def _known_types(pipeline: Pipeline) -> dict[str, str] | None:
+    """The allocation, if everything that it needs was measured before."""
+    folder = pipeline.folder
+    if not (pipeline.sensitivity_path.is_file() and (folder.path / "costs.sqlite").is_file()):
+        return None
+    return dict(pipeline.allocation.qtypes)
+
+
+def plan_values(config: RunConfig) -> dict[str, Any]:
+    """What ``plan --json`` prints. Raises the errors that the run would raise before measuring."""
+    pipeline = Pipeline(config, Silent(), "plan")
+    pipeline.stages.load_all()
+    model, architecture, threads = pipeline.model, pipeline.architecture, pipeline.threads
+    qtypes = menu(config.qtypes.menu)
+    resolve_pins(model, architecture, config.qtypes.pins)
+    smallest, largest = _size_range(model, architecture, qtypes)
+    n_params = sum(info.n_params for info in model.tensors.values())
+    values: dict[str, Any] = {
+        "source": str(model.path),
+        "architecture": model.arch,
+        "tensors": len(model.tensors),
+        "quantizable_tensors": len(architecture.quantizable),
+        "weights": n_params,
+        "smallest_file_bytes": smallest,
+        "largest_file_bytes": largest,
+        "costs_to_measure": sum(len(wanted_qtypes(model.tensors[name], qtypes)) for name in architecture.quantizable),
+        "memory_bytes": 6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0,
+        "minutes": round((_measure_seconds(model, architecture, qtypes, threads) + _torch_seconds(config, n_params, threads)) / 60, 1),
+        "quantizable": sorted(architecture.quantizable),
+    }
+    known = _reusable(pipeline)
+    if known is not None:
+        values["allocation"] = known
+        values["file_bytes"] = file_bytes(model, known)
+        values["disk_bytes"] = 2 * values["file_bytes"]
+    else:
+        values["disk_bytes"] = 2 * largest
+    return values
+
+
+def _reusable(pipeline: Pipeline) -> dict[str, str] | None:
+    try:
+        return _known_types(pipeline)
+    except Bitclass3Error:
+        return None
+
+
+def plan_command(config: RunConfig, as_json: bool) -> None:
+    """Print the plan."""
+    if config.out is None:
+        config = config.model_copy(update={"out": default_out(config)})
+    values = plan_values(config)
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    print(f"source        {values['source']} ({values['architecture']}), {values['weights']:,} weights")
+    print(f"tensors       {values['tensors']}, {values['quantizable_tensors']} of them quantizable")
+    print(f"possible      {human_bytes(values['smallest_file_bytes'])} to {human_bytes(values['largest_file_bytes'])}")
+    print(f"to measure    {values['costs_to_measure']} costs on {default_threads(config.threads)} threads")
+    print(f"disk          at most {human_bytes(values['disk_bytes'])} (ours and the stock mix)")
+    print(f"memory        about {human_bytes(values['memory_bytes'])} for the model in torch")
+    print(f"time          about {values['minutes']} minutes (a guess from typical kernel speeds)")
+    if "allocation" in values:
+        counts = Counter(values["allocation"].values())
+        print(f"file          {values['file_bytes']:,} bytes: " + ", ".join(f"{n} x {q}" for q, n in counts.most_common()))
+    else:
+        print("types         not known before the costs are measured: bitclass3 run ... --until solve")
+

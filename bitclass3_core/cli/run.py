@@ -1,0 +1,111 @@
+"""``bitclass3 run``: the pipeline, and the table at its end."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from bitclass3_core.config import RunConfig
+from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.progress import terminal_progress
+from bitclass3_core.run import Candidate, Run
+
+
+def _command_line() -> str:
+    return shlex.join(["bitclass3", *sys.argv[1:]])
+
+
+def default_out(config: RunConfig) -> Path:
+    """``out/<model>`` where no folder was named."""
+    source = config.model.hf or config.model.gguf
+    return Path("out") / (source.resolve().name.removesuffix(".gguf") if source else "run")
+
+
+def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> None:
+    """Run the pipeline; print the result table, or JSON."""
+    from bitclass3_core.pipeline import STAGES
+    from bitclass3_core.errors import ConfigError, did_you_mean
+
+    if until not in STAGES:
+        raise ConfigError(f"unknown stage {until!r}{did_you_mean(until, STAGES)}")
+    if config.out is None:
+        config = config.model_copy(update={"out": default_out(config)})
+    pipeline = Pipeline(config, terminal_progress(quiet or as_json), _command_line())
+    try:
+        pipeline.run(until)
+    finally:
+        pipeline.progress.end()
+    if as_json:
+        print(json.dumps(summary(pipeline, until), indent=1))
+    elif until in ("evaluate", "report") and not quiet:
+        print_result(pipeline.result, pipeline.folder.path)
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "kind": candidate.kind,
+        "file": str(candidate.path),
+        "file_bytes": candidate.file_bytes,
+        "bpw": candidate.bpw,
+        "predicted_kld": candidate.predicted_cost,
+        "evaluation": candidate.evaluation.to_json() if candidate.evaluation else None,
+    }
+
+
+def summary(pipeline: Pipeline, until: str) -> dict[str, Any]:
+    """What ``--json`` prints: as much as the stages that ran can tell."""
+    values: dict[str, Any] = {"out": str(pipeline.folder.path), "timings": pipeline.timings, "warnings": pipeline.warnings}
+    if until in ("estimate", "measure"):
+        return values
+    proof = pipeline.allocation.proof
+    values["allocation"] = dict(sorted(pipeline.allocation.qtypes.items()))
+    values["predicted_cost"] = pipeline.costs.total(pipeline.allocation.qtypes)
+    values["proof"] = {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None
+    if until in ("evaluate", "report"):
+        values["candidates"] = [_candidate(candidate) for candidate in pipeline.result.candidates]
+        values["paired_differences"] = {name: {"mean": m, "se": se} for name, (m, se) in pipeline.result.differences.items()}
+    return values
+
+
+def print_result(run: Run, out: Path) -> None:
+    """Our file beside the stock mix and earlier targets: sizes and what was measured."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run.model.name}: measured against {run.model.path.name}")
+    for column in ("file", "bytes", "bpw", "mean KLD", "99.9 % KLD", "same top-1", "PPL"):
+        table.add_column(column, justify="left" if column == "file" else "right", no_wrap=True)
+    for candidate in run.candidates:
+        figures = candidate.evaluation
+        measured = ("-",) * 4
+        if figures is not None:
+            measured = (
+                f"{figures.mean_kld:.4f} ± {figures.se_kld:.4f}",
+                f"{figures.p999_kld:.3f}",
+                f"{figures.same_top1:.1%}",
+                f"{figures.ppl:.3f}",
+            )
+        table.add_row(f"{candidate.name}.gguf", f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", *measured)
+    console = Console()
+    console.print(table)
+    reference = next((c.evaluation for c in run.candidates if c.evaluation), None)
+    if reference is not None:
+        console.print(f"source PPL {reference.reference_ppl:.3f}; {reference.n_tokens:,} tokens scored", highlight=False)
+    console.print(verdict(run), highlight=False)
+    console.print(f"files: {out}/ (model card: {out / 'README.md'})", highlight=False, soft_wrap=True)
+
+
+def verdict(run: Run) -> str:
+    """One sentence on ours against the stock mix, from the paired difference."""
+    ours = run.ours
+    stock = next((c for c in run.candidates[1:] if c.kind == "stock"), None)
+    if stock is None or stock.name not in run.differences or ours.evaluation is None or stock.evaluation is None:
+        return "no stock mix was measured beside it"
+    mean, se = run.differences[stock.name]
+    fewer = stock.file_bytes - ours.file_bytes
+    size = f"{fewer:,} bytes smaller" if fewer > 0 else ("the same size" if fewer == 0 else f"{-fewer:,} bytes larger")
+    change = ours.evaluation.mean_kld / stock.evaluation.mean_kld - 1
+    sure = "" if abs(mean) > 2 * se else ", within twice the error: no difference shown"
+    return f"ours is {size} than {stock.name} and its mean KLD is {change:+.1%} (paired difference {mean:+.4f} ± {se:.4f}{sure})"

@@ -1,0 +1,222 @@
+"""The pipeline as text: TOML file, flags and --set, read into one checked object. Flags beat the file, the file beats defaults."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bitclass3_core.errors import ConfigError, did_you_mean
+from bitclass3_core.plugins import Plugin, load_plugin
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """The source model: a BF16, F16 or F32 GGUF, and the HF folder that it was converted from (for torch)."""
+
+    hf: Path | None = None
+    gguf: Path | None = None
+    allow_quantized_source: bool = False
+
+
+class CorpusSection(_Section):
+    """Text files: ``.jsonl`` with one document a line, or plain text. Without ``evaluation`` the documents are split in two."""
+
+    calibration: list[Path] = Field(default_factory=list)
+    evaluation: list[Path] = Field(default_factory=list)
+
+
+class QtypesSection(_Section):
+    """The types to choose from, and fixed choices: ``pins`` maps a regular expression over tensor names to a type."""
+
+    menu: str | list[str] = "default"
+    pins: dict[str, str] = Field(default_factory=dict)
+
+
+class StageSection(_Section):
+    """Which plugin does a stage, with which options."""
+
+    plugin: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class BudgetSection(StageSection):
+    """The budget plugin; every key besides ``plugin`` and ``options`` is one of its options (``target_bpw = 4.8``)."""
+
+    plugin: str = "fixed"
+
+
+class StageListSection(_Section):
+    """Plugins that each do a stage in turn; with several, ``options`` is keyed by plugin name."""
+
+    plugin: list[str]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("plugin", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def options_of(self, name: str) -> dict[str, Any]:
+        """The options of one plugin of the list."""
+        return dict(self.options) if len(self.plugin) == 1 else dict(self.options.get(name, {}))
+
+
+class BaselineSection(_Section):
+    """What to compare with: a solver whose answer is written and measured too. ``none`` compares with nothing.
+
+    Without options, ``stock`` takes the mix whose size was matched, else the smallest one that is no smaller than ours.
+    """
+
+    plugin: str = "stock"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunConfig(_Section):
+    """A whole pipeline."""
+
+    model: ModelSection = ModelSection()
+    corpus: CorpusSection = CorpusSection()
+    qtypes: QtypesSection = QtypesSection()
+    architecture: StageSection = StageSection(plugin="auto")
+    estimate: StageSection = StageSection(plugin="kl-hessian")
+    measure: StageSection = StageSection(plugin="weighted-error")
+    budget: BudgetSection = BudgetSection()
+    solve: StageSection = StageSection(plugin="ilp")
+    export: StageListSection = StageListSection(plugin=["gguf", "recipe"])
+    evaluate: StageSection = StageSection(plugin="torch")
+    report: StageListSection = StageListSection(plugin=["plots", "model-card"])
+    baseline: BaselineSection = BaselineSection()
+    wrappers: list[str] = Field(default_factory=list)
+    out: Path | None = None
+    threads: int = Field(default=0, ge=0)
+
+
+_LIST_STAGES = ("export", "report")
+_PATH_KEYS = (("model", "hf"), ("model", "gguf"), ("corpus", "calibration"), ("corpus", "evaluation"))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"pipeline file {path} does not exist; check the path") from None
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"pipeline file {path} is no valid TOML: {error}") from None
+    for section, key in _PATH_KEYS:
+        entry = values.get(section, {})
+        if isinstance(entry, dict) and key in entry:
+            entry[key] = _relative_to(path.parent, entry[key])
+    for section in ("architecture", "estimate", "measure", "budget", "solve", "evaluate"):
+        plugin = values.get(section, {}).get("plugin") if isinstance(values.get(section), dict) else None
+        if isinstance(plugin, str) and plugin.endswith(".py"):
+            values[section]["plugin"] = _relative_to(path.parent, plugin)
+    return values
+
+
+def _relative_to(folder: Path, value: Any) -> Any:
+    """Paths in a pipeline file are relative to that file; so is a plugin's file."""
+    if isinstance(value, list):
+        return [_relative_to(folder, item) for item in value]
+    return str(folder / value) if isinstance(value, str) else value
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """``estimate.options.n_tokens=4096`` as path and TOML value; a value that is no TOML is taken as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not understood; write it like estimate.options.n_tokens=4096")
+    try:
+        parsed = tomli.loads(f"value = {value}")["value"]
+    except tomli.TOMLDecodeError:
+        parsed = value
+    return key.strip().split("."), parsed
+
+
+def put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a nested key. Raises ConfigError where the path runs through something that is no table."""
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"key {'.'.join(path)!r} cannot be set: {part!r} is no table")
+    values[path[-1]] = value
+
+
+def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
+    """Put each ``--plugin`` into the stage whose hook it implements; a wrapper goes around all stages."""
+    replaced: set[str] = set()
+    for name in plugins:
+        plugin: Plugin = load_plugin(name)
+        if plugin.wrapper:
+            values.setdefault("wrappers", []).append(name)
+            continue
+        if len(plugin.stages) > 1:
+            raise ConfigError(f"plugin {name!r} implements several stages ({', '.join(plugin.stages)}); name the stage: --set {plugin.stages[0]}.plugin={name}")
+        stage = plugin.stages[0]
+        section = values.setdefault(stage, {})
+        if stage in _LIST_STAGES and stage in replaced:
+            section["plugin"] = [*section["plugin"], name]
+        elif stage in _LIST_STAGES:
+            section["plugin"] = [name]
+        elif stage in replaced:
+            raise ConfigError(f"two plugins for the stage {stage!r} ({section['plugin']} and {name}); name one")
+        else:
+            if section.get("plugin", name) != name:
+                section.pop("options", None)  # they were the other plugin's
+            section["plugin"] = name
+        replaced.add(stage)
+
+
+def _move_budget_keys(values: dict[str, Any]) -> None:
+    """``[budget] target_bpw = 4.8`` is short for ``options.target_bpw``."""
+    section = values.get("budget")
+    if isinstance(section, dict):
+        short = {key: section.pop(key) for key in list(section) if key not in {"plugin", "options"}}
+        if short:
+            section["options"] = {**section.get("options", {}), **short}
+
+
+def _as_config_error(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else section
+        return ConfigError(f"unknown key {key!r}{did_you_mean(path[-1], section.model_fields)}")
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return ConfigError(f"key {key!r}: {message}, got {first.get('input')!r}")
+
+
+def load_config(
+    pipeline: Path | None = None,
+    flags: Mapping[tuple[str, ...], Any] | None = None,
+    plugins: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """The checked configuration: pipeline file, then ``--plugin``, then flags, then ``--set``, the later beating the earlier.
+
+    Raises ConfigError for unknown keys and bad values, PluginError for unknown plugins.
+    """
+    values = _read_toml(pipeline) if pipeline else {}
+    if isinstance(values.get("budget"), dict):
+        _move_budget_keys(values)
+    _put_plugins(values, plugins)
+    targets = {path: value for path, value in (flags or {}).items() if path[:2] == ("budget", "options")}
+    if targets and isinstance(values.get("budget"), dict):
+        values["budget"].pop("options", None)  # a target on the command line replaces the file's target
+    for path, value in (flags or {}).items():
+        put(values, path, value)
+    for text in settings:
+        path_, value = parse_setting(text)
+        put(values, path_, value)
+    _move_budget_keys(values)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(error) from None

@@ -1,0 +1,67 @@
+"""The cost table: what giving a tensor a type costs, in nats per token, and the SQLite file that keeps every measured cell."""
+
+import sqlite3
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitclass3_core.errors import ModelFileError
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Predicted KLD contribution of one tensor at one type, its standard error (0 if every row was measured), and rows measured."""
+
+    cost: float
+    se: float
+    n_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """``costs[tensor][qtype]``; ``in_nats`` is False where the sensitivity had no out_power (then costs only rank)."""
+
+    costs: Mapping[str, Mapping[str, Cost]]
+    in_nats: bool = True
+
+    def total(self, qtypes: Mapping[str, str]) -> float | None:
+        """Predicted cost of a whole allocation; None if a cell was never measured."""
+        cells = [self.costs.get(tensor, {}).get(q) for tensor, q in qtypes.items()]
+        return sum(cell.cost for cell in cells if cell) if all(cells) else None
+
+
+class CostStore:
+    """Measured costs on disk, keyed by the fingerprint of all that they were made from; every tensor is committed as it is done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS cost (fingerprint TEXT, tensor TEXT, qtype TEXT, cost REAL, se REAL, n_rows INTEGER,"
+                    " PRIMARY KEY (fingerprint, tensor, qtype))"
+                )
+        except sqlite3.DatabaseError as error:
+            raise ModelFileError(f"{path} is no cost table of bitclass3 ({error}); delete it and run again") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=30)
+
+    def load(self, fingerprint: str) -> dict[str, dict[str, Cost]]:
+        """Everything measured under that fingerprint, by tensor and qtype."""
+        found: dict[str, dict[str, Cost]] = {}
+        with closing(self._connect()) as connection:
+            query = "SELECT tensor, qtype, cost, se, n_rows FROM cost WHERE fingerprint = ?"
+            for tensor, q, cost, se, n_rows in connection.execute(query, (fingerprint,)):
+                found.setdefault(tensor, {})[q] = Cost(cost, se, n_rows)
+        return found
+
+    def save(self, fingerprint: str, tensor: str, costs: Mapping[str, Cost]) -> None:
+        """Keep one tensor's costs."""
+        rows = [(fingerprint, tensor, q, cell.cost, cell.se, cell.n_rows) for q, cell in costs.items()]
+        with self._lock, closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO cost VALUES (?, ?, ?, ?, ?, ?)", rows)

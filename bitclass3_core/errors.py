@@ -1,0 +1,56 @@
+"""Every error that bitclass3 raises on purpose, and the suggestion that goes with an unknown name.
+
+Bitclass3Error            one line on the terminal, exit 1
+├─ ConfigError            the pipeline or a flag is wrong, exit 2
+├─ PluginError            a plugin is missing, broken or ambiguous
+│  └─ ContractError       a plugin answered what its hook does not allow
+├─ InfeasibleError        no allocation fits, exit 3
+├─ ModelFileError         a model, GGUF, corpus or imatrix file cannot be used
+└─ ToolchainError         llama.cpp is missing or failed
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Bitclass3Error(Exception):
+    """An error for the user: its message is one line that names the thing, what it got and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(Bitclass3Error):
+    """The pipeline file or a flag is wrong."""
+
+    exit_code = 2
+
+
+class PluginError(Bitclass3Error):
+    """A plugin is missing, broken or ambiguous."""
+
+
+class ContractError(PluginError):
+    """A plugin answered what its hook does not allow."""
+
+
+class InfeasibleError(Bitclass3Error):
+    """No allocation fits the budget."""
+
+    exit_code = 3
+
+
+class ModelFileError(Bitclass3Error):
+    """A model, GGUF, corpus or imatrix file cannot be used."""
+
+
+class ToolchainError(Bitclass3Error):
+    """A llama.cpp program is missing or failed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the closest known one, then the list (``; did you mean 'ilp'? known: ...``)."""
+    names = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = get_close_matches(name.lower(), lowered, n=1)
+    suggestion = f"; did you mean {lowered[close[0]]!r}?" if close else ";"
+    return f"{suggestion} known: {', '.join(names) or 'none'}"

@@ -1,0 +1,92 @@
+"""What was measured of a candidate: KLD and PPL with their errors."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_CHUNKS = 8  # fewer chunks give no usable spread between chunks: then the standard error is that of independent tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Divergence of a candidate's next-token distributions from the reference's, in nats per scored token.
+
+    ``token_kld`` keeps every scored token's KLD [n_tokens] (chunk after chunk, ``n_chunks`` equal ones), for paired comparisons.
+    Standard errors are between chunks: tokens of one chunk are not independent.
+    """
+
+    candidate: str
+    n_tokens: int
+    n_chunks: int
+    mean_kld: float
+    se_kld: float
+    median_kld: float
+    p99_kld: float
+    p999_kld: float
+    same_top1: float
+    se_same_top1: float
+    ppl: float
+    se_ppl: float
+    reference_ppl: float
+    se_reference_ppl: float
+    domains: Mapping[str, float] = field(default_factory=dict)
+    evaluator: str = ""
+    token_kld: NDArray[np.float32] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tokens."""
+        values = asdict(self)
+        values.pop("token_kld")
+        return values
+
+
+def standard_error(values: NDArray[np.floating[Any]], n_chunks: int) -> float:
+    """Standard error of the mean of ``values`` [n_tokens], from the spread of the means of its ``n_chunks`` equal chunks."""
+    if n_chunks >= MIN_CHUNKS and len(values) % n_chunks == 0:
+        values = values.reshape(n_chunks, -1).mean(axis=1)
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def summarize(
+    candidate: str,
+    kld: NDArray[np.float32],
+    same_top1: NDArray[np.bool_],
+    nll: NDArray[np.float64],
+    reference_nll: NDArray[np.float64],
+    domains: NDArray[np.str_],
+    n_chunks: int,
+    evaluator: str,
+) -> Evaluation:
+    """The figures of an evaluation from per-token values, each [n_tokens], chunk after chunk."""
+    percentiles = np.quantile(kld, [0.5, 0.99, 0.999])
+    ppl, reference_ppl = float(np.exp(nll.mean())), float(np.exp(reference_nll.mean()))
+    return Evaluation(
+        candidate=candidate,
+        n_tokens=len(kld),
+        n_chunks=n_chunks,
+        mean_kld=float(kld.mean(dtype=np.float64)),
+        se_kld=standard_error(kld.astype(np.float64), n_chunks),
+        median_kld=float(percentiles[0]),
+        p99_kld=float(percentiles[1]),
+        p999_kld=float(percentiles[2]),
+        same_top1=float(same_top1.mean()),
+        se_same_top1=standard_error(same_top1.astype(np.float64), n_chunks),
+        ppl=ppl,
+        se_ppl=ppl * standard_error(nll, n_chunks),
+        reference_ppl=reference_ppl,
+        se_reference_ppl=reference_ppl * standard_error(reference_nll, n_chunks),
+        domains={str(d): float(kld[domains == d].mean(dtype=np.float64)) for d in np.unique(domains)},
+        evaluator=evaluator,
+        token_kld=kld.astype(np.float32),
+    )
+
+
+def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | None:
+    """(mean KLD of ``a`` minus that of ``b``, its standard error) on the same tokens; None if they did not score the same ones."""
+    if a.token_kld is None or b.token_kld is None or a.token_kld.shape != b.token_kld.shape or a.n_chunks != b.n_chunks:
+        return None
+    difference = a.token_kld.astype(np.float64) - b.token_kld.astype(np.float64)
+    return float(difference.mean()), standard_error(difference, a.n_chunks)

@@ -1,0 +1,63 @@
+"""Bytes: what a GGUF with a given allocation weighs, and how many bytes a budget leaves for the tensors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bitclass3_core.errors import ConfigError
+from bitclass3_core.gguf_writer import header_bytes
+from bitclass3_core.model import Model, padded, total_params
+from bitclass3_core.qtypes import qtype
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most ``data_bytes`` for all tensors of the file, alignment included; ``label`` names it in file names and tables."""
+
+    data_bytes: int
+    label: str
+
+
+def data_bytes(model: Model, qtypes: Mapping[str, str]) -> int:
+    """Bytes of all tensor data, alignment included, with these types; a tensor without one keeps its source type."""
+    return sum(
+        padded(info.n_bytes(qtype(qtypes[name])) if name in qtypes else info.source_bytes) for name, info in model.tensors.items()
+    )
+
+
+def fixed_bytes(model: Model, quantizable: frozenset[str]) -> int:
+    """Bytes of the tensors that are never quantized, alignment included."""
+    return sum(padded(info.source_bytes) for name, info in model.tensors.items() if name not in quantizable)
+
+
+def file_bytes(model: Model, qtypes: Mapping[str, str]) -> int:
+    """Exact size of the file that the exporter ``gguf`` writes, metadata included."""
+    return header_bytes(model) + data_bytes(model, qtypes)
+
+
+def bpw(model: Model, qtypes: Mapping[str, str]) -> float:
+    """Bits per weight over all tensors, metadata left out (what llama-quantize prints as BPW)."""
+    unpadded = sum(
+        info.n_bytes(qtype(qtypes[name])) if name in qtypes else info.source_bytes for name, info in model.tensors.items()
+    )
+    return 8 * unpadded / total_params(model)
+
+
+def budget_for_bpw(model: Model, target_bpw: float) -> Budget:
+    """The budget of a target in bits per weight, over all tensors, metadata left out."""
+    return Budget(int(target_bpw * total_params(model) / 8), f"{target_bpw:.2f}bpw")
+
+
+def budget_for_file(model: Model, target_bytes: int, label: str) -> Budget:
+    """The budget that keeps the whole file, metadata included, within ``target_bytes``."""
+    return Budget(target_bytes - header_bytes(model), label)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of ``"15.3GiB"``, ``"4200MB"`` or a plain number. Raises ConfigError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
+    if not match or (match[2] or "B").upper() not in _UNITS:
+        raise ConfigError(f"size {text!r} is not understood; write it like 15.3GiB, 4200MB or 4404019200")
+    return int(float(match[1]) * _UNITS[(match[2] or "B").upper()])

@@ -1,0 +1,255 @@
+"""A run: source -> estimate -> measure -> solve -> export -> evaluate -> report, each stage skipped where its artefact is still good."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from bitclass3_core import checks
+from bitclass3_core.building import build_problem, resolve_pins
+from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
+from bitclass3_core.config import RunConfig
+from bitclass3_core.corpus import Corpus, load_corpus
+from bitclass3_core.costs import CostStore, CostTable
+from bitclass3_core.errors import ConfigError
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
+from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.imatrix_file import write_imatrix
+from bitclass3_core.kernels import library
+from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
+from bitclass3_core.measuring import default_threads, measure_costs
+from bitclass3_core.model import Architecture
+from bitclass3_core.problem import Allocation, Problem
+from bitclass3_core.progress import Progress
+from bitclass3_core.qtypes import menu
+from bitclass3_core.run import Candidate, Run
+from bitclass3_core.run_folder import RunFolder
+from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
+from bitclass3_core.source import open_source, source_fingerprint
+from bitclass3_core.stages import StageRunner
+from bitclass3_core.versions import versions
+
+STAGES = ("estimate", "measure", "solve", "export", "evaluate", "report")
+
+
+class Pipeline:
+    """One run in one folder. ``run`` goes through all stages; each stage's result is a property, computed once."""
+
+    def __init__(self, config: RunConfig, progress: Progress, command: str) -> None:
+        if config.out is None:
+            raise ConfigError("no folder for the run; give --out DIR")
+        self.config = config
+        self.progress = progress
+        self.command = command
+        self.stages = StageRunner(config)
+        self.folder = RunFolder(config.out)
+        self.threads = default_threads(config.threads)
+        self.timings: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - begin, 3)
+
+    def warn(self, line: str) -> None:
+        """Say a warning and keep it for the run's record."""
+        self.warnings.append(line)
+        self.progress.warn(line)
+
+    @cached_property
+    def model(self) -> GgufModel:
+        """The source."""
+        return open_source(self.config.model, self.warn)
+
+    @cached_property
+    def source(self) -> str:
+        """Fingerprint of the GGUF and the HF folder."""
+        return source_fingerprint(self.model)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Names, floors and permutations of the source's family."""
+        return self.stages.architecture(self.model)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The documents of both parts; empty if no text was given and none is needed."""
+        section = self.config.corpus
+        if not section.calibration and self.config.estimate.plugin in {"imatrix", "uniform"} and not section.evaluation:
+            return Corpus((), ())
+        return load_corpus(section.calibration or section.evaluation, section.evaluation if section.calibration else ())
+
+    @cached_property
+    def pins(self) -> dict[str, str]:
+        """Pinned tensors and their types."""
+        return resolve_pins(self.model, self.architecture, self.config.qtypes.pins)
+
+    @property
+    def sensitivity_path(self) -> Path:
+        """Where this run's estimator keeps its answer; estimators lie side by side."""
+        return self.folder.path / f"sensitivity-{self.stages.name('estimate')}.safetensors"
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """Estimated, or loaded if nothing that it depends on has changed."""
+        path, artefact = self.sensitivity_path, f"sensitivity-{self.stages.name('estimate')}"
+        parts = {
+            "source": self.source,
+            "calibration": Corpus.fingerprint(self.corpus.calibration),
+            "architecture": self.stages.identity("architecture"),
+            **self.stages.identity("estimate"),
+        }
+        reason = self.folder.reason(artefact, path, parts)
+        if reason is None:
+            self.progress.say(f"estimate: {path.name} is up to date")
+            return load_sensitivity(path)
+        self.progress.say(f"estimate: {self.stages.name('estimate')} ({reason})")
+        with self._timed("estimate"):
+            answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
+        for note in answer.notes:
+            self.warn(note)
+        save_sensitivity(answer, path)
+        self.folder.record(artefact, path, parts)
+        return answer
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """The cost table; only what is missing is measured."""
+        sensitivity = self.sensitivity
+        parts = {
+            "source": self.model.fingerprint,
+            "sensitivity": sha256_file(self.sensitivity_path),
+            "kernels": library().fingerprint,
+            **self.stages.identity("measure"),
+        }
+        with self._timed("measure"):
+            return measure_costs(
+                self.model,
+                sensitivity,
+                self.architecture.quantizable,
+                menu(self.config.qtypes.menu),
+                self.stages.measure_hook(sensitivity),
+                CostStore(self.folder.path / "costs.sqlite"),
+                digest_of(parts),
+                self.stages.name("measure"),
+                self.threads,
+                self.progress,
+                self.pins,
+            )
+
+    @cached_property
+    def budget(self) -> Budget:
+        """How many bytes all tensors may take."""
+        return self.stages.budget(self.model, self.architecture, self.sensitivity)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the solver gets."""
+        return build_problem(self.model, self.architecture, self.costs, self.pins, self.budget)
+
+    @cached_property
+    def allocation(self) -> Allocation:
+        """The solver's answer, checked."""
+        problem = self.problem
+        with self._timed("solve"):
+            answer = self.stages.solve(problem, self.model, self.architecture)
+        n_bytes = self._quantizable_bytes(answer)
+        quantizable, name = self.architecture.quantizable, self.stages.name("solve")
+        checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.pins, name)
+        proof = answer.proof
+        tail = f"; bound {proof.bound:.6g}, gap {proof.gap:.2e}, {'optimal' if proof.optimal else 'not proven'}" if proof else ""
+        predicted = self.costs.total(answer.qtypes)
+        cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
+        self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}")
+        return answer
+
+    def _quantizable_bytes(self, allocation: Allocation) -> int:
+        return data_bytes(self.model, allocation.qtypes) - fixed_bytes(self.model, self.architecture.quantizable)
+
+    @cached_property
+    def files(self) -> list[MadeFile]:
+        """Our file and the stock mix to compare with, written or still good."""
+        with self._timed("export"):
+            write_imatrix(self.folder.path / "imatrix.gguf", self.sensitivity, "bitclass3")
+            store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, sha256_file(self.sensitivity_path))
+            ours = MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)
+            made = [store.make(ours, self.progress)]
+            baseline = self.stages.baseline(replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation)), self.model, self.architecture)
+            if baseline is not None:
+                name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
+                made.append(store.make(MadeFile.planned(name, "stock", baseline, self.model), self.progress))
+        return made
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """What was measured of every file that was made in this folder and can still be compared."""
+        if not self.corpus.evaluation:
+            self.warn("no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL")
+            return {}
+        with self._timed("evaluate"):
+            store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, "")
+            return store.evaluate(self.files, self.source, self.architecture, self.corpus, self.progress)
+
+    def _candidate(self, made: MadeFile) -> Candidate:
+        predicted = self.costs.total(made.allocation.qtypes) if self.costs.in_nats else None
+        return made.as_candidate(self.model, predicted, self.evaluations.get(made.name))
+
+    @cached_property
+    def result(self) -> Run:
+        """Everything, for reports: our file, the stock mix, then earlier targets in the folder."""
+        evaluations = self.evaluations
+        now = [self._candidate(made) for made in self.files]
+        names = {candidate.name for candidate in now}
+        store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, "")
+        earlier = [self._candidate(made) for made in store.earlier() if made.name not in names and made.name in evaluations]
+        return Run(
+            model=self.model,
+            architecture=self.architecture,
+            corpus=self.corpus,
+            sensitivity=self.sensitivity,
+            costs=self.costs,
+            candidates=(*now, *earlier),
+            command=self.command,
+            versions=versions(),
+            timings=dict(self.timings),
+            config=self.config.model_dump(mode="json"),
+            warnings=tuple(self.warnings),
+            differences=store.differences(now[0].name, evaluations),
+        )
+
+    def report(self) -> list[Path]:
+        """Run every report plugin; returns their files."""
+        with self._timed("report"):
+            return [path for plugin in self.config.report.plugin for path in self.stages.report(plugin, self.result, self.folder.path)]
+
+    def run(self, until: str = "report") -> None:
+        """All stages up to ``until``, holding the folder. Raises Bitclass3Error subclasses for everything that a user can mend."""
+        with self.folder.locked():
+            self.stages.load_all()
+            for stage in STAGES[: STAGES.index(until) + 1]:
+                self._run_stage(stage)
+            self.folder.put(command=self.command, versions=versions(), timings=self.timings, warnings=self.warnings)
+
+    def _run_stage(self, stage: str) -> None:
+        if stage == "estimate":
+            info = self.model
+            n_quantizable = len(self.architecture.quantizable)
+            self.progress.say(f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}")
+            self.corpus  # noqa: B018 (bad text is to be found before anything is computed)
+            _ = self.pins, self.sensitivity
+        elif stage == "measure":
+            _ = self.costs
+        elif stage == "solve":
+            write_json(self.folder.path / "allocation.json", allocation_record(self.allocation, self.costs, self.budget))
+        elif stage == "export":
+            _ = self.files
+        elif stage == "evaluate":
+            _ = self.evaluations
+        else:
+            self.report()
+

@@ -1,0 +1,56 @@
+"""An allocation as text for stock llama.cpp: lines of a tensor-type file, and the llama-quantize command that goes with it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from bitclass3_core.files import write_text
+from bitclass3_core.model import Model
+
+# The mix whose name stands in general.file_type for a file that is mostly of that type.
+_FTYPE_OF = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+
+
+def nearest_ftype(model: Model, qtypes: Mapping[str, str]) -> str:
+    """The stock mix named after the type that holds most of the weights."""
+    weights: Counter[str] = Counter()
+    for name, q in qtypes.items():
+        weights[q] += model.tensors[name].n_params
+    most = max(sorted(weights), key=lambda q: weights[q]) if weights else "F16"
+    return _FTYPE_OF.get(most, most)
+
+
+def recipe_lines(qtypes: Mapping[str, str]) -> list[str]:
+    """Lines of ``--tensor-type-file``: llama-quantize searches each pattern as a regular expression, so they are anchored and escaped."""
+    return [f"^{re.escape(name)}$={q.lower()}" for name, q in sorted(qtypes.items())]
+
+
+def quantize_arguments(
+    model: Model, qtypes: Mapping[str, str], source: str, recipe: str, imatrix: str | None, target: str, threads: int = 0
+) -> list[str]:
+    """Arguments of llama-quantize, program name left out. The imatrix's path is written into the file: give a relative one.
+
+    token_embd and output take flags of their own, which win over the file.
+    """
+    arguments = ["--tensor-type-file", recipe]
+    if imatrix:
+        arguments += ["--imatrix", imatrix]
+    for name, flag in ((EMBEDDING, "--token-embedding-type"), (OUTPUT, "--output-tensor-type")):
+        if name in qtypes:
+            arguments += [flag, qtypes[name].lower()]
+    arguments += [source, target, nearest_ftype(model, qtypes)]
+    return [*arguments, str(threads)] if threads else arguments
+
+
+def recipe_name(stem: str) -> str:
+    """File name of the tensor-type file of a candidate."""
+    return f"{stem}.tensor_types.txt"
+
+
+def write_recipe(out: Path, stem: str, qtypes: Mapping[str, str]) -> Path:
+    """Write the tensor-type file of an allocation."""
+    path = out / recipe_name(stem)
+    write_text(path, "\n".join(recipe_lines(qtypes)) + "\n")
+    return path

@@ -1,0 +1,161 @@
+"""Sensitivity: the two vectors of every tensor, and their file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitclass3_core.errors import ModelFileError
+from bitclass3_core.files import atomic_path
+from bitclass3_core.model import FloatArray, Model
+
+
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """The diagonal Hessian's two factors: F_ij ~= out_power_i * in_power_j (METHODS: KL Hessian).
+
+    ``in_power`` is [n_in], or [n_expert, n_in] for a stack; ``out_power`` is [n_rows] (all experts'), or None where the
+    estimator cannot know it (then every row counts the same and costs are not in nats).
+    """
+
+    in_power: FloatArray
+    out_power: FloatArray | None = None
+
+    def score(self) -> float:
+        """mean(H_diag) of the layer: the mean of in_power."""
+        return float(self.in_power.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSensitivity:
+    """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both where the head is tied."""
+
+    linear: Powers | None = None
+    lookup: Powers | None = None
+
+    @property
+    def roles(self) -> tuple[Powers, ...]:
+        """The powers that add up to the tensor's cost."""
+        return tuple(powers for powers in (self.linear, self.lookup) if powers is not None)
+
+    @property
+    def imatrix(self) -> FloatArray:
+        """The weight of each column for the quantization kernel: [n_in] or [n_expert, n_in]."""
+        return self.roles[0].in_power
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What an estimator found: powers by ggml tensor name, and where they come from."""
+
+    tensors: Mapping[str, TensorSensitivity]
+    estimator: str
+    n_tokens: int
+    n_ctx: int
+    corpus: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_nats(self) -> bool:
+        """True if every tensor has an out_power, so that costs are in nats per token."""
+        return all(powers.out_power is not None for tensor in self.tensors.values() for powers in tensor.roles)
+
+    def scores(self) -> dict[str, float]:
+        """hessian-diag's score of every linear: mean(in_power), normalised so that the largest is 1.0."""
+        raw = {name: tensor.linear.score() for name, tensor in self.tensors.items() if tensor.linear is not None}
+        largest = max(raw.values(), default=0.0)
+        return {name: value / largest for name, value in raw.items()} if largest > 0 else raw
+
+
+_ROLES = ("linear", "lookup")
+
+
+def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
+    """Write a safetensors file: tensors ``<name>|<role>|in_power`` and ``...|out_power``, metadata as JSON."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, FloatArray] = {}
+    for name, tensor in sensitivity.tensors.items():
+        for role in _ROLES:
+            powers: Powers | None = getattr(tensor, role)
+            if powers is None:
+                continue
+            arrays[f"{name}|{role}|in_power"] = np.ascontiguousarray(powers.in_power, dtype=np.float32)
+            if powers.out_power is not None:
+                arrays[f"{name}|{role}|out_power"] = np.ascontiguousarray(powers.out_power, dtype=np.float32)
+    about = {
+        "estimator": sensitivity.estimator,
+        "n_tokens": sensitivity.n_tokens,
+        "n_ctx": sensitivity.n_ctx,
+        "corpus": sensitivity.corpus,
+        "notes": list(sensitivity.notes),
+    }
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary, metadata={"bitclass3": json.dumps(about)})
+
+
+def load_sensitivity(path: Path) -> Sensitivity:
+    """Read what ``save_sensitivity`` wrote. Raises ModelFileError if the file is damaged or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["bitclass3"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ModelFileError(f"{path} is no sensitivity file of bitclass3 ({error}); delete it and run again") from None
+    found: dict[str, dict[str, dict[str, FloatArray]]] = {}
+    for key, array in arrays.items():
+        name, role, which = key.rsplit("|", 2)
+        found.setdefault(name, {}).setdefault(role, {})[which] = array
+    tensors = {
+        name: TensorSensitivity(**{role: Powers(parts["in_power"], parts.get("out_power")) for role, parts in roles.items()})
+        for name, roles in found.items()
+    }
+    return Sensitivity(tensors, about["estimator"], about["n_tokens"], about["n_ctx"], about["corpus"], tuple(about["notes"]))
+
+
+def _neighbours(model: Model, name: str, known: Mapping[str, TensorSensitivity]) -> list[Powers]:
+    """Powers of the two tensors of the same role and shape in the nearest blocks."""
+    info = model.tensors[name]
+    alike = [
+        (abs((model.tensors[other].block or 0) - (info.block or 0)), other)
+        for other, tensor in known.items()
+        if tensor.linear is not None and model.tensors[other].role == info.role and model.tensors[other].shape == info.shape
+    ]
+    return [linear for _, other in sorted(alike)[:2] if (linear := known[other].linear) is not None]
+
+
+def fill_missing(
+    model: Model, quantizable: frozenset[str], known: Mapping[str, TensorSensitivity]
+) -> tuple[dict[str, TensorSensitivity], tuple[str, ...]]:
+    """(every quantizable tensor's powers, notes that name the guessed ones).
+
+    A tensor without statistics gets the mean of its role's nearest neighbours; without any, the mean level of the whole model;
+    an embedding table counts its rows alike.
+    """
+    filled = {name: known[name] for name in sorted(quantizable) if name in known}
+    missing = sorted(quantizable - set(known))
+    levels = [powers for tensor in filled.values() if (powers := tensor.linear) is not None]
+    has_out = bool(levels) and all(powers.out_power is not None for powers in levels)
+    in_level = float(np.mean([powers.in_power.mean() for powers in levels])) if levels else 1.0
+    out_level = float(np.mean([powers.out_power.mean() for powers in levels if powers.out_power is not None])) if has_out else None
+    for name in missing:
+        info = model.tensors[name]
+        near = _neighbours(model, name, known)
+        if near:
+            outs = [powers.out_power for powers in near if powers.out_power is not None]
+            in_power = np.mean([powers.in_power for powers in near], axis=0, dtype=np.float32)
+            filled[name] = TensorSensitivity(Powers(in_power, np.mean(outs, axis=0, dtype=np.float32) if outs else None))
+        elif info.role == "token_embd":
+            rows = np.full(info.n_rows, 1 / info.n_rows, np.float32)
+            columns = np.full(info.n_in, 1.0 if out_level is None else out_level, np.float32)
+            filled[name] = TensorSensitivity(lookup=Powers(columns, rows))
+        else:
+            rows_ = None if out_level is None else np.full(info.n_rows, out_level, np.float32)
+            filled[name] = TensorSensitivity(Powers(np.full(info.n_in, in_level, np.float32), rows_))
+    listed = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+    notes = (f"{len(missing)} tensors have no statistics of their own and got their neighbours' mean: {listed}",) if missing else ()
+    return {name: filled[name] for name in sorted(filled)}, notes

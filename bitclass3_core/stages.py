@@ -1,0 +1,189 @@
+"""The run's plugins behind one typed method a stage: options parsed, answers checked, identities for fingerprints."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from bitclass3_core import checks
+from bitclass3_core.config import RunConfig
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.costs import CostTable
+from bitclass3_core.errors import ContractError, PluginError
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.layout import Budget
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.plugins import Plugin, PluginManager, installed, load_plugin, parse_options
+from bitclass3_core.problem import Allocation, Problem
+from bitclass3_core.progress import Progress
+from bitclass3_core.qtypes import QType
+from bitclass3_core.run import Run
+from bitclass3_core.sensitivity import Sensitivity
+
+FALLBACK_ARCHITECTURE = "generic"
+
+
+def _expect(answer: Any, kind: type, plugin: str, stage: str) -> Any:
+    if not isinstance(answer, kind):
+        raise ContractError(f"plugin {plugin!r} answered {type(answer).__name__} to bitclass3_{stage}, expected {kind.__name__}")
+    return answer
+
+
+class StageRunner:
+    """The plugins that a configuration names, loaded when first used, registered in a manager of this run's own."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._loaded: dict[tuple[str, str], tuple[Plugin, BaseModel | None]] = {}
+        self._arch_name: str | None = None
+
+    @cached_property
+    def _manager(self) -> PluginManager:
+        """Every plugin that the configuration names, but the architecture's, which may depend on the model."""
+        wrappers = [load_plugin(name) for name in self._config.wrappers]
+        named = {plugin.name: plugin for plugin, _ in (self._get(stage, name) for stage, name in self._named())}
+        return PluginManager([*wrappers, *named.values()])
+
+    def _named(self) -> list[tuple[str, str]]:
+        config = self._config
+        single = [(stage, getattr(config, stage).plugin) for stage in ("estimate", "measure", "budget", "solve", "evaluate")]
+        architecture = [("architecture", name)] if (name := self._arch_name or config.architecture.plugin) != "auto" else []
+        if config.baseline.plugin != "none":
+            single.append(("solve", config.baseline.plugin))
+        return [*architecture, *single, *(("export", name) for name in config.export.plugin), *(("report", name) for name in config.report.plugin)]
+
+    def load_all(self) -> None:
+        """Load every plugin and parse every option now, so that a typo is found before anything is computed."""
+        for stage, name in self._named():
+            self._get(stage, name)
+
+    def _get(self, stage: str, name: str) -> tuple[Plugin, BaseModel | None]:
+        if (stage, name) not in self._loaded:
+            plugin = load_plugin(name)
+            if stage not in plugin.stages:
+                raise PluginError(f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]")
+            self._loaded[stage, name] = plugin, parse_options(plugin, stage, self._options(stage, name))
+        return self._loaded[stage, name]
+
+    def _options(self, stage: str, name: str) -> dict[str, Any]:
+        section = getattr(self._config, stage)
+        return dict(section.options_of(name)) if stage in ("export", "report") else dict(section.options)
+
+    def _call(self, stage: str, name: str, **arguments: Any) -> Any:
+        plugin, options = self._get(stage, name)
+        return self._manager.call(stage, plugin, options, **arguments)
+
+    def name(self, stage: str) -> str:
+        """Name of the plugin of a stage that has one."""
+        configured = (self._arch_name or "auto") if stage == "architecture" else getattr(self._config, stage).plugin
+        return self._get(stage, configured)[0].name
+
+    @property
+    def exporters(self) -> list[str]:
+        """Names of the export plugins, in their order."""
+        return list(self._config.export.plugin)
+
+    def identity(self, stage: str, name: str | None = None) -> dict[str, Any]:
+        """What a stage's answer depends on besides its inputs: plugin, version, options."""
+        configured = name or (self._arch_name if stage == "architecture" else getattr(self._config, stage).plugin)
+        plugin, options = self._get(stage, str(configured))
+        values = options.model_dump(mode="json") if options else {}
+        return {f"{stage}_plugin": f"{plugin.name} {plugin.version}", **({"options": values} if values else {})}
+
+    def architecture(self, model: Model) -> Architecture:
+        """The named architecture plugin's answer; with ``auto``, the one called like the model's architecture, else the generic one."""
+        name = self._config.architecture.plugin
+        if name == "auto":
+            name = model.arch if model.arch in installed() else FALLBACK_ARCHITECTURE
+        self._arch_name = name
+        self.__dict__.pop("_manager", None)
+        plugin = self._get("architecture", name)[0].name
+        answer: Architecture = _expect(self._call("architecture", name, model=model), Architecture, plugin, "architecture")
+        checks.check_architecture(answer, model, plugin)
+        return answer
+
+    def estimate(self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress) -> Sensitivity:
+        """The sensitivity, every quantizable tensor in it."""
+        name = self._config.estimate.plugin
+        answer = self._call("estimate", name, model=model, architecture=architecture, corpus=corpus, progress=progress)
+        sensitivity: Sensitivity = _expect(answer, Sensitivity, name, "estimate")
+        checks.check_sensitivity(sensitivity, model, architecture.quantizable, name)
+        return sensitivity
+
+    def measure_hook(self, sensitivity: Sensitivity) -> Callable[[Model, tuple[QType, ...]], CostTable]:
+        """The measure hook with sensitivity and options filled in; its answers are checked by who calls it."""
+        name = self._config.measure.plugin
+        _ = self._manager  # build it here, not in several threads at once
+
+        def measure(model: Model, qtypes: tuple[QType, ...]) -> CostTable:
+            answer = self._call("measure", name, model=model, sensitivity=sensitivity, qtypes=qtypes)
+            table: CostTable = _expect(answer, CostTable, name, "measure")
+            return table
+
+        return measure
+
+    def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity) -> Budget:
+        """The budget."""
+        name = self._config.budget.plugin
+        answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity)
+        budget: Budget = _expect(answer, Budget, name, "budget")
+        return budget
+
+    def solve(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
+        """The solver's answer, not yet checked."""
+        name = self._config.solve.plugin
+        answer: Allocation = _expect(self._call("solve", name, problem=problem, model=model, architecture=architecture), Allocation, name, "solve")
+        return answer
+
+    def baseline(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation | None:
+        """The allocation to compare with: the baseline solver's answer to the problem whose budget is our file's size."""
+        section = self._config.baseline
+        if section.plugin == "none":
+            return None
+        plugin = load_plugin(section.plugin)
+        values = section.options or self._default_baseline() if plugin.name == "stock" else section.options
+        options = parse_options(plugin, "solve", values)
+        arguments = {"problem": problem, "model": model, "architecture": architecture}
+        answer: Allocation = _expect(self._manager.call("solve", plugin, options, **arguments), Allocation, plugin.name, "solve")
+        checks.check_allocation(answer, model, architecture.quantizable, 0, None, {}, plugin.name)
+        return answer
+
+    def _default_baseline(self) -> dict[str, Any]:
+        matched = self._config.budget.options.get("match_stock")
+        return {"ftype": matched} if matched else {"at_least": True}
+
+    def export(self, model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, progress: Progress) -> list[Path]:
+        """Files of all export plugins, in their order."""
+        files: list[Path] = []
+        for name in self._config.export.plugin:
+            answer = self._call(
+                "export", name, model=model, allocation=allocation, sensitivity=sensitivity, out=out, stem=stem, progress=progress
+            )
+            files += _checked_files(answer, name, "export")
+        return files
+
+    def evaluate(
+        self, reference: Model, candidates: list[Model], architecture: Architecture, corpus: Corpus, progress: Progress
+    ) -> list[Evaluation]:
+        """One evaluation for each candidate."""
+        name = self._config.evaluate.plugin
+        answer = self._call(
+            "evaluate", name, reference=reference, candidates=candidates, architecture=architecture, corpus=corpus, progress=progress
+        )
+        evaluations: list[Evaluation] = _expect(answer, list, name, "evaluate")
+        checks.check_evaluations(evaluations, [candidate.path.stem for candidate in candidates], name)
+        return evaluations
+
+    def report(self, name: str, run: Run, out: Path) -> list[Path]:
+        """Files of one report plugin."""
+        return _checked_files(self._call("report", name, run=run, out=out), name, "report")
+
+
+def _checked_files(answer: Any, plugin: str, stage: str) -> list[Path]:
+    files: list[Path] = _expect(answer, list, plugin, stage)
+    for path in files:
+        if not (isinstance(path, Path) and path.is_file()):
+            raise ContractError(f"plugin {plugin!r} says that it wrote {path}, which is no file")
+    return files

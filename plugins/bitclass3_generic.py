@@ -1,0 +1,12 @@
+"""Any architecture: llama.cpp's rule and gguf's own tables, and no permutations, because those cannot be guessed."""
+
+from bitclass3_core import hookimpl
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.naming import fragile_floors, hf_stems, quantizable_tensors
+
+
+@hookimpl
+def bitclass3_architecture(model: Model) -> Architecture:
+    """Names and floors; rows and columns are taken to be in HF's order."""
+    quantizable = quantizable_tensors(model)
+    return Architecture("generic", quantizable, fragile_floors(model, quantizable), hf_stems(model))

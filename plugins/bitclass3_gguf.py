@@ -1,0 +1,82 @@
+"""The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.errors import ModelFileError
+from bitclass3_core.files import require_room
+from bitclass3_core.gguf_writer import gguf_sink, tensor_order
+from bitclass3_core.kernels import quantize
+from bitclass3_core.layout import file_bytes
+from bitclass3_core.measuring import default_threads
+from bitclass3_core.model import FloatArray, Model, TensorInfo
+from bitclass3_core.recipes import nearest_ftype
+from bitclass3_core.problem import Allocation
+from bitclass3_core.progress import Progress
+from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.sensitivity import Sensitivity
+
+_SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
+
+
+class Options(BaseModel):
+    """How the file is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: int = Field(0, ge=0, description="0: all cores")
+
+
+def _slabs(info: TensorInfo) -> list[slice]:
+    """Row ranges of at most ``_SLAB_WEIGHTS`` weights, none across two experts."""
+    per_expert = info.n_rows // info.n_experts
+    step = max(1, min(per_expert, _SLAB_WEIGHTS // info.n_in))
+    return [
+        slice(begin, min(begin + step, (expert + 1) * per_expert))
+        for expert in range(info.n_experts)
+        for begin in range(expert * per_expert, (expert + 1) * per_expert, step)
+    ]
+
+
+def quantized_tensor(model: Model, info: TensorInfo, q: QType, imatrix: FloatArray | None, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
+    """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type."""
+    if q.name == info.dtype:
+        return model.read_raw(info.name)
+    per_expert = info.n_rows // info.n_experts
+
+    def one(rows: slice) -> NDArray[np.uint8]:
+        weights = None if imatrix is None else np.atleast_2d(imatrix)[min(rows.start // per_expert, len(np.atleast_2d(imatrix)) - 1)]
+        return quantize(model.read(info.name, rows), q, weights)
+
+    return np.concatenate(list(pool.map(one, _slabs(info))))
+
+
+@hookimpl
+def bitclass3_export(
+    model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, options: Options, progress: Progress
+) -> list[Path]:
+    """Write ``out/stem.gguf``. Raises ModelFileError with the tensor's name where a tensor cannot be quantized."""
+    path = out / f"{stem}.gguf"
+    require_room(out, file_bytes(model, allocation.qtypes), path.name)
+    progress.begin(f"export {path.name}", sum(info.n_params for info in model.tensors.values()))
+    ftype = nearest_ftype(model, allocation.qtypes)
+    n_chunks = sensitivity.n_tokens // max(1, sensitivity.n_ctx)
+    with (
+        ThreadPoolExecutor(default_threads(options.threads)) as pool,
+        gguf_sink(path, model, dict(allocation.qtypes), ftype, len(sensitivity.tensors), n_chunks) as sink,
+    ):
+        for info in tensor_order(model):
+            q = qtype(allocation.qtypes.get(info.name, info.dtype))
+            known = sensitivity.tensors.get(info.name)
+            try:
+                sink.write(quantized_tensor(model, info, q, known.imatrix if known else None, pool))
+            except ModelFileError as error:
+                raise ModelFileError(f"{info.name} at {q.name}: {error}") from error
+            progress.advance(info.n_params)
+    progress.end()
+    return [path]

@@ -1,0 +1,34 @@
+"""The greedy solver, a baseline: up the groups' convex hulls from the smallest choices, most cost saved per byte first."""
+
+import time
+
+import numpy as np
+
+from bitclass3_core import hookimpl
+from bitclass3_core.multiple_choice import Ints, Tables, hull_steps, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.problem import Allocation, Problem, allocation_of
+
+
+@hookimpl
+def bitclass3_solve(problem: Problem) -> Allocation:
+    """The allocation that the steepest steps lead to; its proof is the dual bound."""
+    started = time.monotonic()
+    tables = tables_of(problem)
+    picks = climb(tables)
+    proof = proof_of(tables.cost_of(picks), lagrangian_dual(tables).bound, time.monotonic() - started)
+    return allocation_of(problem, picks.tolist(), "greedy", proof)
+
+
+def climb(tables: Tables) -> Ints:
+    """Take every step that fits; a group whose next step does not fit stays where it is."""
+    picks = np.zeros(len(tables.costs), np.int64)
+    room = tables.budget - tables.bytes_of(picks)
+    stopped: set[int] = set()
+    steps = hull_steps(tables)
+    for group, choice, n_bytes in zip(steps.group.tolist(), steps.choice.tolist(), steps.n_bytes.tolist(), strict=True):
+        if n_bytes > room:
+            stopped.add(group)
+        if group not in stopped:
+            picks[group] = choice
+            room -= n_bytes
+    return picks

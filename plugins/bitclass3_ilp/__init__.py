@@ -1,0 +1,105 @@
+"""The exact solver: bounds and branches make the problem small, an exact walk or OR-Tools CP-SAT proves what is left.
+
+1. The Lagrangian dual of the whole gives a bound; fill and swaps give an answer close to it.
+2. The choices of the few groups that hold much of the bytes become branches, each bounded by its own dual.
+3. In a branch, a choice whose reduced cost exceeds the gap between bound and answer cannot be in a better one: it goes.
+4. What is left is walked through exactly in real-valued costs; where that grows too large, CP-SAT takes it over.
+"""
+
+import time
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.multiple_choice import Dual, Ints, Tables, best_effort, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.problem import Allocation, Problem, allocation_of
+from bitclass3_ilp import cp_sat
+from bitclass3_ilp.branches import Branch, branches_of, core_of
+from bitclass3_ilp.frontier import UnfinishedError, walk
+
+# states that the walk may try in one branch before CP-SAT takes over: half a second, 150 MB
+MAX_WORK = 3_000_000
+# below this share of the cost, answers count as equal: the rounding of sums of doubles is smaller
+EQUAL = 1e-12
+# branches to look for a better first answer in; the others are mostly dropped for it
+N_POLISHED = 32
+
+
+class Options(BaseModel):
+    """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time_limit_seconds: float = Field(default=30.0, gt=0)
+    gap: float = Field(default=0.0, ge=0, lt=1)
+
+
+@hookimpl
+def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
+    """The cheapest allocation within the budget, with a proof; the same answer every time, unless the time limit ends the search."""
+    started = time.monotonic()
+    tables = tables_of(problem)
+    search = Search(tables, options, started + options.time_limit_seconds)
+    bound = search.run()
+    proof = proof_of(search.cost, bound, time.monotonic() - started, finished=search.finished)
+    return allocation_of(problem, search.picks.tolist(), "ilp", proof)
+
+
+class Search:
+    """One search: the best picks so far with their cost, and whether every branch was searched to its end."""
+
+    def __init__(self, tables: Tables, options: Options, deadline: float, max_work: int = MAX_WORK) -> None:
+        self.tables, self.options, self.deadline, self.max_work = tables, options, deadline, max_work
+        self.dual: Dual = lagrangian_dual(tables)
+        self.picks: Ints = best_effort(tables, self.dual)
+        self.cost = tables.cost_of(self.picks)
+        self.finished = options.gap <= EQUAL
+
+    @property
+    def limit(self) -> float:
+        """Only answers below this cost are worth looking for."""
+        return self.cost - max(self.options.gap, EQUAL) * abs(self.cost)
+
+    def run(self) -> float:
+        """Search every branch; returns the cost that no answer beats."""
+        if self.dual.bound >= self.limit:
+            return self.dual.bound
+        branches = branches_of(self.tables, self.limit)
+        for branch in branches[:N_POLISHED]:
+            self._offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
+        bounds = [self._search(branch) for branch in branches]
+        proven = self.cost if self.finished else self.limit
+        return max(self.dual.bound, min([proven, *bounds]))
+
+    def _offer(self, picks: Ints) -> None:
+        """Take ``picks`` if they cost less."""
+        cost = self.tables.cost_of(picks)
+        if cost < self.cost:
+            self.picks, self.cost = picks, cost
+
+    def _search(self, branch: Branch) -> float:
+        """Find the best answer of a branch; returns what no answer left in it beats, infinite where it was searched to its end."""
+        dual = lagrangian_dual(branch.rest)
+        limit = self.limit - branch.fixed_cost
+        if max(dual.bound, branch.bound - branch.fixed_cost) >= limit:
+            return np.inf
+        core = core_of(branch.rest, dual.multiplier, limit - dual.bound)
+        try:
+            picks = walk(core.tables, limit, self.max_work, self.deadline)
+        except UnfinishedError:
+            solved = self._cp_sat(core.tables)
+            self.finished &= solved.finished
+            self._offer(branch.whole(core.original(solved.picks)))
+            return max(branch.bound, branch.fixed_cost + max(solved.bound, dual.bound))
+        if picks is not None:
+            self._offer(branch.whole(core.original(picks)))
+        return np.inf
+
+    def _cp_sat(self, core: Tables) -> cp_sat.Solved:
+        """CP-SAT's answer to a core that fits, in the time left."""
+        hint = best_effort(core, lagrangian_dual(core))
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
+            return cp_sat.Solved(hint, -np.inf, False)
+        return cp_sat.solve(core, hint, seconds, self.options.gap)

@@ -1,0 +1,90 @@
+"""Partial answers that can still lead to a better one, grown group by group: an exact walk through a small problem.
+
+Dynamic programming over undominated states with an upper-bound test on each (Pisinger: A minimal algorithm for the
+multiple-choice knapsack problem, EJOR 83, 1995), on real-valued costs: nothing is rounded. Bounding every state by the
+linear relaxation of the groups still open is what branching on a group and bounding each branch by its own dual does.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitclass3_core.multiple_choice import Bools, Floats, Ints, Steps, Tables, hull_steps
+
+
+class UnfinishedError(Exception):
+    """The walk needed more work or time than it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Partial answers: bytes and cost so far, a bound on every completion, and which choice led here from which parent."""
+
+    n_bytes: Ints
+    costs: Floats
+    bounds: Floats
+    trail: tuple[tuple[Ints, Ints], ...]
+
+    def choices(self, state: int) -> list[int]:
+        """The choices of one state, in the order in which groups were added."""
+        found = []
+        for parents, choices in reversed(self.trail):
+            found.append(int(choices[state]))
+            state = int(parents[state])
+        return found[::-1]
+
+
+def start(n_bytes: int, cost: float) -> Frontier:
+    """The one partial answer that nothing was added to yet, with the bytes and cost of what is fixed."""
+    return Frontier(np.full(1, n_bytes), np.full(1, cost), np.full(1, -np.inf), ())
+
+
+def relaxed(tables: Tables, steps: Steps, is_open: Bools, room: Ints) -> Floats:
+    """The least cost of the open groups' linear relaxation within each ``room``, infinite where they do not fit."""
+    taken = is_open[steps.group]
+    smallest = int(tables.n_bytes[is_open, 0].sum())
+    at = smallest + np.concatenate([[0], np.cumsum(steps.n_bytes[taken])])
+    saved = (steps.n_bytes * steps.slope)[taken]
+    # summed from the cheap end: nothing cancels, so small costs keep their digits
+    cost = tables.costs[is_open].min(axis=1).sum() + np.concatenate([np.cumsum(saved[::-1])[::-1], [0.0]])
+    least: Floats = np.where(room < smallest, np.inf, np.interp(room, at, cost))
+    return least
+
+
+def grow(frontier: Frontier, tables: Tables, steps: Steps, is_open: Bools, row: int, limit: float) -> Frontier:
+    """``frontier`` with the group ``row`` added: without states that are dominated or cannot end below ``limit``."""
+    n_choices = int(np.isfinite(tables.costs[row]).sum())
+    n_bytes = (frontier.n_bytes[:, None] + tables.n_bytes[row, :n_choices]).ravel()
+    costs = (frontier.costs[:, None] + tables.costs[row, :n_choices]).ravel()
+    bounds = costs + relaxed(tables, steps, is_open, tables.budget - n_bytes)
+    kept = np.nonzero(bounds < limit)[0]
+    kept = kept[np.lexsort((costs[kept], n_bytes[kept]))]
+    least = np.minimum.accumulate(costs[kept])
+    kept = kept[np.concatenate([[True], costs[kept][1:] < least[:-1]])] if len(kept) else kept
+    return Frontier(n_bytes[kept], costs[kept], bounds[kept], (*frontier.trail, (kept // n_choices, kept % n_choices)))
+
+
+def walk(tables: Tables, limit: float, max_work: int, deadline: float) -> Ints | None:
+    """The best answer that costs less than ``limit``, None where there is none; raises UnfinishedError past its means."""
+    steps = hull_steps(tables)
+    n_choices = np.isfinite(tables.costs).sum(axis=1)
+    is_open = n_choices > 1
+    frontier = start(int(tables.n_bytes[~is_open, 0].sum()), float(tables.costs[~is_open, 0].sum()))
+    if frontier.n_bytes[0] > tables.budget or frontier.costs[0] >= limit:
+        return None
+    # wide groups first: what they leave open is narrow, so its relaxation is close to the truth
+    order = np.argsort(tables.n_bytes[:, 0] - tables.n_bytes[:, -1], kind="stable")
+    order = order[is_open[order]]
+    work = 0
+    for row in order:
+        work += len(frontier.costs) * int(n_choices[row])
+        if work > max_work or time.monotonic() > deadline:
+            raise UnfinishedError
+        is_open[row] = False
+        frontier = grow(frontier, tables, steps, is_open, int(row), limit)
+        if not len(frontier.costs):
+            return None
+    picks = np.zeros(len(n_choices), np.int64)
+    picks[order] = frontier.choices(int(frontier.costs.argmin()))
+    return picks

@@ -1,0 +1,18 @@
+"""The Lagrangian solver: the dual's choices, the bytes left over spent, then swaps. Milliseconds; the dual bound is the proof."""
+
+import time
+
+from bitclass3_core import hookimpl
+from bitclass3_core.multiple_choice import best_effort, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.problem import Allocation, Problem, allocation_of
+
+
+@hookimpl
+def bitclass3_solve(problem: Problem) -> Allocation:
+    """An allocation close to the dual bound, which its proof reports."""
+    started = time.monotonic()
+    tables = tables_of(problem)
+    dual = lagrangian_dual(tables)
+    picks = best_effort(tables, dual)
+    proof = proof_of(tables.cost_of(picks), dual.bound, time.monotonic() - started)
+    return allocation_of(problem, picks.tolist(), "lagrangian", proof)

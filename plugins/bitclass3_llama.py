@@ -1,0 +1,30 @@
+"""Llama: the conversion to GGUF permutes the rows of attn_q and attn_k within each head, for ggml's kind of RoPE."""
+
+import numpy as np
+
+from bitclass3_core import hookimpl
+from bitclass3_core.model import Architecture, IndexArray, Model
+from bitclass3_core.naming import blocks_of, hf_stems, metadata_int, quantizable_tensors
+
+_HEAD_COUNTS = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
+
+
+@hookimpl
+def bitclass3_architecture(model: Model) -> Architecture:
+    """Names, and the row orders of attn_q and attn_k."""
+    return Architecture("llama", quantizable_tensors(model), hf_stems=hf_stems(model), row_order=_row_orders(model))
+
+
+def _row_orders(model: Model) -> dict[str, IndexArray]:
+    orders: dict[str, IndexArray] = {}
+    for role, key in _HEAD_COUNTS.items():
+        for block, info in blocks_of(model, role).items():
+            n_heads = metadata_int(model, key, block=block)
+            orders[info.name] = _interleaved_halves(info.n_rows, n_heads)
+    return orders
+
+
+def _interleaved_halves(n_rows: int, n_heads: int) -> IndexArray:
+    """Both halves of each head, row about: HF rotates row j with row j + half, ggml rotates neighbours."""
+    order: IndexArray = np.arange(n_rows, dtype=np.int64).reshape(n_heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    return order

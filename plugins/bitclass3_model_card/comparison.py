@@ -1,0 +1,48 @@
+"""How ours compares with the stock mix at the same size: only what was measured, with its error."""
+
+import math
+
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.run import Candidate, Run
+from bitclass3_model_card.facts import file_name, stock_at_same_size
+from bitclass3_model_card.text import code, number, plus_minus
+
+
+def _bytes(ours: Candidate, stock: Candidate) -> str:
+    less = stock.file_bytes - ours.file_bytes
+    if less == 0:
+        return "Both files have the same size"
+    word = "smaller" if less > 0 else "larger"
+    return f"Ours is {abs(less):,} bytes {word} ({100 * abs(less) / stock.file_bytes:.2g} %)"
+
+
+def _difference(run: Run, stock: Candidate, ours: Evaluation, other: Evaluation) -> tuple[float, float, str]:
+    """(ours minus stock, its standard error, how it was taken)."""
+    if stock.name in run.differences:
+        mean, se = run.differences[stock.name]
+        return mean, se, "paired, on the same tokens"
+    return ours.mean_kld - other.mean_kld, math.hypot(ours.se_kld, other.se_kld), "not paired"
+
+
+def _verdict(mean: float, se: float, other: Evaluation) -> str:
+    share = f" by {100 * abs(mean) / other.mean_kld:.1f} %" if other.mean_kld > 0 else ""
+    if not math.isfinite(se):
+        return "the error of the difference is unknown, so this run does not tell the two apart"
+    if abs(mean) <= 2 * se:
+        return "that is within twice its standard error, so this run does not tell the two apart"
+    word = "lower" if mean < 0 else "higher"
+    return f"the mean KLD of ours is {word}{share}, by more than twice the standard error"
+
+
+def comparison_section(run: Run) -> str:
+    """A paragraph on ours against the stock mix nearest in size."""
+    heading, stock, ours = "## How It Compares\n\n", stock_at_same_size(run), run.ours
+    if stock is None:
+        return heading + "No stock mix of llama.cpp was part of this run."
+    against = f"{_bytes(ours, stock)}, against llama.cpp's stock mix {code(file_name(stock))}."
+    if ours.evaluation is None or stock.evaluation is None:
+        return f"{heading}{against} The divergence of the two was not measured, so nothing is said of their quality."
+    mean, se, how = _difference(run, stock, ours.evaluation, stock.evaluation)
+    klds = f"Mean KLD is {number(ours.evaluation.mean_kld)} (ours) against {number(stock.evaluation.mean_kld)} (stock)"
+    difference = f"the difference, {how}, is {plus_minus(mean, se)} nats per token"
+    return f"{heading}{against} {klds}; {difference}: {_verdict(mean, se, stock.evaluation)}."

@@ -1,0 +1,76 @@
+"""How It Works: five points, each with this run's own figures."""
+
+from bitclass3_core.problem import Allocation
+from bitclass3_core.run import Run
+from bitclass3_model_card.facts import file_name, stage_plugin
+from bitclass3_model_card.text import code, counted, number
+
+_MEAN_SQUARES = ("kl-hessian", "hessian-diag", "imatrix")
+
+
+def _sensitivity(run: Run) -> str:
+    found = run.sensitivity
+    powers = (
+        "the mean square of each input channel (in_power)"
+        if found.estimator in _MEAN_SQUARES
+        else "a weight of each input channel (in_power)"
+    )
+    text = (
+        f"**Sensitivity** ({code(found.estimator)}, {found.n_tokens:,} calibration tokens in windows of {found.n_ctx:,}): {powers}"
+    )
+    if not found.in_nats:
+        return f"{text}, the diagonal of the layer-wise Hessian. No out_power is known, so costs only rank the choices."
+    backward = (
+        ", from a backward pass with labels sampled from the model's own predictions" if found.estimator == "kl-hessian" else ""
+    )
+    return (
+        f"{text} and that of each output channel's gradient (out_power{backward}). Their product is the diagonal of the Hessian of the"
+        " KL divergence."
+    )
+
+
+def _prices(run: Run) -> str:
+    names = {name for cells in run.costs.costs.values() for name in cells}
+    n_cells = sum(len(cells) for cells in run.costs.costs.values())
+    plugin = stage_plugin(run, "measure")
+    error = "its weight error, weighted by that diagonal, is" if plugin in ("", "weighted-error") else "what that changes gives"
+    unit = "in nats per token" if run.costs.in_nats else "in no absolute unit"
+    return (
+        f"**Cost table**{f' ({code(plugin)})' if plugin else ''}: every tensor is quantized with ggml's own kernels to each type that its rows"
+        f" accept ({counted(len(names), 'type')}, {counted(n_cells, 'cell')}); {error} the predicted cost {unit}."
+    )
+
+
+def _proof(allocation: Allocation, in_nats: bool) -> str:
+    proof = allocation.proof
+    if proof is None:
+        return "This solver gives no proof."
+    unit = " nats per token" if in_nats else ""
+    state = "proven optimal" if proof.optimal else "stopped before the proof was complete"
+    return f"{state.capitalize()}: no allocation within the budget costs less than {number(proof.bound)}{unit}, gap {_gap(proof.gap)}, {number(proof.seconds, 2)} s."
+
+
+def _gap(gap: float) -> str:
+    return f"{100 * gap:.2g} %" if gap > 0 else "0 %"
+
+
+def _solver(run: Run) -> str:
+    ours = run.ours
+    solver = f" ({code(ours.allocation.solver)})" if ours.allocation.solver else ""
+    total = f" Cost of the answer: {number(ours.predicted_cost)}." if ours.predicted_cost is not None else ""
+    return f"**Solver**{solver}: one type for every tensor within the size, chosen by total cost.{total} {_proof(ours.allocation, run.costs.in_nats)}"
+
+
+def _export(run: Run) -> str:
+    plugin = stage_plugin(run, "export")
+    name = f" ({code(plugin)})" if plugin else ""
+    if run.ours.path is None:
+        return f"**Export**{name}: this run wrote no GGUF."
+    return f"**Export**{name}: {code(file_name(run.ours))}, quantized tensor by tensor from the source; all types are ggml's own."
+
+
+def method_section(run: Run) -> str:
+    """The numbered list."""
+    imatrix = "**imatrix**: in_power is also the importance matrix by which ggml's kernels weigh the columns of a row."
+    points = (_sensitivity(run), _prices(run), _solver(run), imatrix, _export(run))
+    return "## How It Works\n\n" + "\n".join(f"{number}. {point}" for number, point in enumerate(points, 1))

@@ -1,0 +1,63 @@
+"""The table of files with what was measured of each."""
+
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.layout import bpw
+from bitclass3_core.run import Candidate, Run
+from bitclass3_model_card.facts import file_name, source_bytes
+from bitclass3_model_card.text import NOT_MEASURED, bullets, code, listed, megabytes, number, percent, plain, plus_minus, table
+
+_HEADER = ("File", "BPW", "Size", "PPL ↓", "KL-mean ↓", "KL-median ↓", "KL-99 % ↓", "KL-99.9 % ↓", "Same top-1 ↑")
+_KINDS = {"stock": "stock mix"}
+
+
+def _measured(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return [NOT_MEASURED] * 6
+    return [
+        plus_minus(evaluation.ppl, evaluation.se_ppl),
+        plus_minus(evaluation.mean_kld, evaluation.se_kld),
+        number(evaluation.median_kld, 3),
+        number(evaluation.p99_kld, 3),
+        number(evaluation.p999_kld, 3),
+        percent(evaluation.same_top1, evaluation.se_same_top1),
+    ]
+
+
+def _row(candidate: Candidate, ours: bool) -> list[str]:
+    name = code(file_name(candidate))
+    label = f"**{name}**" if ours else f"{name} ({_KINDS.get(candidate.kind, 'another target')})"
+    return [label, f"{candidate.bpw:.2f}", megabytes(candidate.file_bytes), *_measured(candidate.evaluation)]
+
+
+def _source_row(run: Run, evaluation: Evaluation | None) -> list[str]:
+    ppl = plus_minus(evaluation.reference_ppl, evaluation.se_reference_ppl) if evaluation else NOT_MEASURED
+    label = f"{code(run.model.path.name)} (source)"
+    return [label, f"{bpw(run.model, {}):.2f}", megabytes(source_bytes(run)), ppl, *[NOT_MEASURED] * 5]
+
+
+def _legend(run: Run, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "KL divergence and PPL were not measured in this run."
+    missing = [code(file_name(candidate)) for candidate in run.candidates if candidate.evaluation is None]
+    note = f" Not measured: {listed(missing)}." if missing else ""
+    return (
+        "KL is the divergence of the next-token distribution from the source's, in nats per token: mean, median and upper"
+        f" percentiles over {evaluation.n_tokens:,} tokens; ± is one standard error. Same top-1 is the share of tokens at which the"
+        f" likeliest next token is the source's.{note}"
+    )
+
+
+def _domains(run: Run) -> str:
+    domains = run.ours.evaluation.domains if run.ours.evaluation else {}
+    if len(domains) < 2:
+        return ""
+    return "KL-mean of ours by domain:\n\n" + bullets(f"{plain(domain)}: {number(kld)}" for domain, kld in sorted(domains.items()))
+
+
+def quantizations_section(run: Run) -> str:
+    """Every file of the run, the source last."""
+    evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
+    rows = [_row(candidate, candidate is run.ours) for candidate in run.candidates]
+    body = table(_HEADER, [*rows, _source_row(run, evaluation)])
+    parts = ("## Available Quantizations", _legend(run, evaluation), body, _domains(run))
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,136 @@
+"""A map of the model: one row per block, one column per role, tensors outside of the blocks in a strip below."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitclass3_core.model import Model
+from bitclass3_plots.style import BLANK, COLOUR_MAP, LARGE, NORMAL, SMALL, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CELL_WIDTH, _LEAST_WIDTH, _SIDES = 0.66, 6.5, 0.9  # inches
+_CELL_HEIGHT, _MAX_HEIGHT, _HEAD, _STRIP = 0.27, 26.0, 1.9, 0.8
+_TEXT_HEIGHT = 0.15  # a lower row has no room for text
+_DARK = 0.18  # relative luminance below which white text has the stronger contrast
+_ORDER = (
+    "attn_qkv",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_gate",
+    "attn_output",
+    "attn",
+    "ssm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+    "ffn",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Value and short text of every tensor shown, by name; the title, and what the values are."""
+
+    values: Mapping[str, float]
+    texts: Mapping[str, str]
+    title: str
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """Which tensor stands in which cell (row, column), and the labels."""
+
+    cells: Mapping[tuple[int, int], str]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def _role_key(role: str) -> tuple[int, str]:
+    rank = next((i for i, start in enumerate(_ORDER) if role == start or role.startswith(f"{start}_")), len(_ORDER))
+    return rank, role
+
+
+def _block_panel(model: Model, names: list[str]) -> _Panel:
+    infos = [model.tensors[name] for name in names]
+    blocks = sorted({info.block for info in infos if info.block is not None})
+    roles = sorted({info.role for info in infos if info.block is not None}, key=_role_key)
+    cells = {(blocks.index(info.block), roles.index(info.role)): info.name for info in infos if info.block is not None}
+    return _Panel(cells, tuple(map(str, blocks)), tuple(roles))
+
+
+def _outer_panel(model: Model, names: list[str]) -> _Panel:
+    outer = [name for name in names if model.tensors[name].block is None]
+    outer.sort(key=lambda name: (not name.startswith("token_embd"), name))
+    return _Panel({(0, i): name for i, name in enumerate(outer)}, ("",), tuple(model.tensors[name].role for name in outer))
+
+
+def _is_dark(rgba: tuple[float, float, float, float]) -> bool:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgba[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < _DARK
+
+
+def _draw(axes: "Axes", panel: _Panel, n_columns: int, cells: Cells, norm: Any, with_text: bool) -> Any:
+    """Colour and label the panel's cells; returns the image for the colour bar."""
+    from matplotlib import colormaps
+
+    colours = colormaps[COLOUR_MAP].with_extremes(bad=blank)
+    values = np.full((len(panel.rows), n_columns), np.nan)
+    for (row, column), name in panel.cells.items():
+        values[row, column] = value = cells.values[name]
+        if with_text:
+            colour = "white" if _is_dark(colours(norm(value))) else "black"
+            axes.text(column, row, cells.texts[name], ha="center", va="center", fontsize=SMALL, color=colour)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
+    axes.set_xticks(np.arange(-0.5, n_columns), minor=True)
+    axes.set_yticks(np.arange(-0.5, len(panel.rows)), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="both", length=0, labelsize=SMALL + 1)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _label_blocks(axes: "Axes", panel: _Panel, row_height: float) -> None:
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if step * row_height >= _TEXT_HEIGHT)
+    axes.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
+    axes.set_ylabel("block", fontsize=NORMAL)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=40, ha="left", rotation_mode="anchor")
+
+
+def _label_outer(axes: "Axes", panel: _Panel) -> None:
+    axes.set_yticks([])
+    axes.set_ylabel("outside", fontsize=NORMAL, rotation=0, ha="right", va="center")
+    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=20, ha="right", rotation_mode="anchor")
+
+
+def map_figure(model: Model, cells: Cells, norm: Any) -> "Figure":
+    """The map of ``cells``; it grows with blocks and roles, and leaves out texts that would not fit."""
+    names = [name for name in cells.values if name in model.tensors]
+    inner, outer = _block_panel(model, names), _outer_panel(model, names)
+    n_rows, n_columns = len(inner.rows), max(len(inner.columns), len(outer.columns), 1)
+    row_height = min(_CELL_HEIGHT, _MAX_HEIGHT / max(1, n_rows))
+    parts = [("blocks", n_rows * row_height)] if inner.cells else []
+    parts += [("outer", _CELL_HEIGHT)] if outer.cells else []
+    height = _HEAD + sum(size for _, size in parts) + (_STRIP if outer.cells else 0.0)
+    figure = new_figure(max(_LEAST_WIDTH, _SIDES + n_columns * _CELL_WIDTH), height)
+    ratios = {"height_ratios": [0.12, *(size for _, size in parts)]}
+    axes = figure.subplot_mosaic([["bar"], *([part] for part, _ in parts)], gridspec_kw=ratios)
+    image = None
+    if inner.cells:
+        image = _draw(axes["blocks"], inner, n_columns, cells, norm, row_height >= _TEXT_HEIGHT)
+        _label_blocks(axes["blocks"], inner, row_height)
+    if outer.cells:
+        image = _draw(axes["outer"], outer, n_columns, cells, norm, True)
+        _label_outer(axes["outer"], outer)
+    figure.colorbar(image, cax=axes["bar"], orientation="horizontal")
+    axes["bar"].tick_params(labelsize=SMALL)
+    axes["bar"].set_xlabel(cells.unit, fontsize=SMALL + 1)
+    figure.suptitle(cells.title, fontsize=LARGE, parse_math=False)
+    return figure

@@ -1,0 +1,11 @@
+"""Qwen3: the conversion to GGUF leaves every row and column where it was."""
+
+from bitclass3_core import hookimpl
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.naming import hf_stems, quantizable_tensors
+
+
+@hookimpl
+def bitclass3_architecture(model: Model) -> Architecture:
+    """Names only: no floors, no permutations."""
+    return Architecture("qwen3", quantizable_tensors(model), hf_stems=hf_stems(model))

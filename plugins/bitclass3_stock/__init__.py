@@ -1,0 +1,65 @@
+"""llama.cpp's own mixes as a solver: the baseline that any other allocation has to beat.
+
+It is faithful: neither the menu of types nor the architecture's floors change what llama-quantize would write.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.errors import InfeasibleError
+from bitclass3_core.model import Architecture, Model, padded
+from bitclass3_core.problem import Allocation, Problem
+from bitclass3_core.qtypes import qtype
+from bitclass3_stock.choice import stock_qtypes
+from bitclass3_stock.mixes import MIXES
+
+__all__ = ["STOCK_FTYPES", "StockOptions", "bitclass3_solve", "stock_qtypes"]
+
+STOCK_FTYPES = tuple(MIXES)
+
+
+class StockOptions(BaseModel):
+    """Which of llama.cpp's mixes to take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ftype: str | None = Field(None, description="a mix such as Q4_K_M; unset: the largest one that fits the budget")
+    at_least: bool = Field(False, description="without ftype: the smallest mix that is no smaller than the budget, to compare with")
+
+
+@hookimpl
+def bitclass3_solve(problem: Problem, model: Model, architecture: Architecture, options: StockOptions) -> Allocation:
+    """The named mix whatever it weighs, or the largest mix that fits the budget. Raises InfeasibleError if none fits.
+
+    With ``at_least`` the smallest mix that is no smaller than the budget.
+    """
+    if options.ftype is not None:
+        ftype = options.ftype.upper()
+        qtypes = stock_qtypes(model, architecture.quantizable, ftype)
+    else:
+        mixes = {name: stock_qtypes(model, architecture.quantizable, name) for name in STOCK_FTYPES}
+        sizes = {name: _quantized_bytes(model, mix) for name, mix in mixes.items()}
+        ftype = (_smallest_reaching if options.at_least else _largest_fitting)(sizes, problem.budget_bytes)
+        qtypes = mixes[ftype]
+    return Allocation(qtypes, solver="stock", note=f"stock {ftype}", options={"ftype": ftype})
+
+
+def _largest_fitting(sizes: dict[str, int], budget_bytes: int) -> str:
+    fitting = [ftype for ftype in sizes if sizes[ftype] <= budget_bytes]
+    if not fitting:
+        smallest = min(sizes, key=sizes.__getitem__)
+        raise InfeasibleError(
+            f"budget leaves {budget_bytes:,} bytes for the quantizable tensors, the smallest stock mix {smallest} takes "
+            f"{sizes[smallest]:,}; raise the target"
+        )
+    return max(fitting, key=sizes.__getitem__)
+
+
+def _smallest_reaching(sizes: dict[str, int], budget_bytes: int) -> str:
+    """The smallest mix of at least that size: an allocation that is better at fewer bytes has beaten it. Else the largest mix."""
+    reaching = [ftype for ftype in sizes if sizes[ftype] >= budget_bytes]
+    return min(reaching, key=sizes.__getitem__) if reaching else max(sizes, key=sizes.__getitem__)
+
+
+def _quantized_bytes(model: Model, qtypes: dict[str, str]) -> int:
+    return sum(padded(model.tensors[name].n_bytes(qtype(q))) for name, q in qtypes.items())

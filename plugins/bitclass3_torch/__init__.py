@@ -1,0 +1,97 @@
+"""Evaluation in torch: the HF model with its linear weights replaced by the dequantized tensors of each GGUF.
+
+Needs no llama.cpp. It leaves out what llama.cpp adds: the quantization of activations in its matrix products.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import ModelFileError
+from bitclass3_core.evaluation import Evaluation, summarize
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.progress import Progress
+from bitclass3_torch.loading import TorchModel, load_torch_model
+from bitclass3_torch.scoring import Scores, reference_logits, score_chunk
+from bitclass3_torch.tokens import token_chunks
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Options(BaseModel):
+    """How much held-out text, and where torch runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_tokens: int = Field(32768, gt=0, description="evaluation tokens; the second half of each chunk is scored")
+    n_ctx: int = Field(512, gt=3, description="tokens a chunk")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field("auto", description="auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16")
+    logits_mib: int = Field(1024, gt=0, description="memory for the reference's logits; more means fewer swaps of weights")
+
+
+def _put_weights(loaded: TorchModel, source: Model, architecture: Architecture) -> None:
+    """Load every linear's weights from a GGUF, one tensor at a time."""
+    for name in loaded.modules:
+        loaded.set_weight(name, source.read(name), architecture)
+
+
+def _check_candidates(loaded: TorchModel, reference: Model, candidates: list[Model], architecture: Architecture) -> None:
+    lost = sorted(architecture.quantizable - set(loaded.modules))
+    if lost:
+        raise ModelFileError(f"torch cannot place {len(lost)} tensors of {reference.arch} ({lost[0]}); evaluate with llama-perplexity instead")
+    for candidate in candidates:
+        for name in loaded.modules:
+            info = candidate.tensors.get(name)
+            if info is None or info.shape != reference.tensors[name].shape:
+                raise ModelFileError(f"{candidate.path.name} is no quantization of {reference.path.name}: {name} is missing or has another shape")
+
+
+def _score_group(
+    loaded: TorchModel,
+    reference: Model,
+    candidates: list[Model],
+    architecture: Architecture,
+    chunks: NDArray[np.int64],
+    scores: list[Scores],
+    progress: Progress,
+) -> None:
+    """Score a group of chunks whose reference logits fit into memory together."""
+    _put_weights(loaded, reference, architecture)
+    logits: list[torch.Tensor] = []
+    for chunk in chunks:
+        logits.append(reference_logits(loaded, chunk))
+        progress.advance()
+    for candidate, score in zip(candidates, scores, strict=True):
+        _put_weights(loaded, candidate, architecture)
+        for chunk, expected in zip(chunks, logits, strict=True):
+            score.add(score_chunk(loaded, chunk, expected))
+            progress.advance()
+
+
+@hookimpl
+def bitclass3_evaluate(
+    reference: Model, candidates: list[Model], architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
+) -> list[Evaluation]:
+    """Mean KLD with its error, tails, same-top-1 and PPL of each candidate on ``corpus.evaluation``."""
+    loaded = load_torch_model(reference, architecture, options.device, options.dtype)
+    _check_candidates(loaded, reference, candidates, architecture)
+    chunks, domains = token_chunks(loaded.tokenizer, corpus.evaluation, options.n_tokens, options.n_ctx, "evaluation")
+    n_vocab: Any = loaded.net.config.get_text_config().vocab_size
+    per_chunk = (options.n_ctx - options.n_ctx // 2) * n_vocab * 4
+    group = max(1, (options.logits_mib << 20) // per_chunk)
+    scores = [Scores() for _ in candidates]
+    progress.begin("evaluate", len(chunks) * (len(candidates) + 1))
+    for begin in range(0, len(chunks), group):
+        _score_group(loaded, reference, candidates, architecture, chunks[begin : begin + group], scores, progress)
+    progress.end()
+    scored_domains = domains[:, options.n_ctx // 2 + 1 :].reshape(-1)
+    return [
+        summarize(c.path.stem, s.kld, s.same_top1, s.nll, s.reference_nll, scored_domains, len(chunks), "torch")
+        for c, s in zip(candidates, scores, strict=True)
+    ]

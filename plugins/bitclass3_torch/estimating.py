@@ -1,0 +1,40 @@
+"""What ``hessian-diag`` and ``kl-hessian`` share: options, and a calibration text turned into a sensitivity."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.progress import Progress
+from bitclass3_core.sensitivity import Sensitivity, fill_missing
+from bitclass3_torch.loading import load_torch_model
+from bitclass3_torch.statistics import collect
+from bitclass3_torch.tokens import token_chunks
+
+
+class EstimateOptions(BaseModel):
+    """How much calibration text, and where torch runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_tokens: int = Field(16384, gt=0, description="calibration tokens")
+    n_ctx: int = Field(512, gt=1, description="tokens a chunk")
+    seed: int = Field(0, description="of the sampled labels")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field("auto", description="auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16")
+
+
+def estimate(
+    model: Model,
+    architecture: Architecture,
+    corpus: Corpus,
+    options: EstimateOptions,
+    progress: Progress,
+    estimator: str,
+    with_gradients: bool,
+) -> Sensitivity:
+    """The sensitivity of a model on ``corpus.calibration``; tensors that torch cannot see get their neighbours' mean and a note."""
+    loaded = load_torch_model(model, architecture, options.device, options.dtype)
+    chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
+    tensors = collect(loaded, model, architecture, chunks, with_gradients, options.seed, progress)
+    filled, notes = fill_missing(model, architecture.quantizable, tensors)
+    return Sensitivity(filled, estimator, int(chunks.size), options.n_ctx, Corpus.fingerprint(corpus.calibration), notes)

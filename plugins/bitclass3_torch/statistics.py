@@ -1,0 +1,173 @@
+"""in_power and out_power by hooks in the HF model: forward for E[x^2], one backward pass with sampled labels for E[g^2].
+
+The loss is the sum over positions of the cross-entropy to labels sampled from the model's own distribution: then E[grad grad^T] is the
+Fisher matrix, the Hessian of the KL divergence. Labels from the text would give the "empirical" Fisher, which is another matrix
+(Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitclass3_core.model import Architecture, FloatArray, Model
+from bitclass3_core.progress import Progress
+from bitclass3_core.sensitivity import Powers, TensorSensitivity
+from bitclass3_torch.loading import TorchModel, vector_to_gguf_order
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDING = "token_embd.weight"
+Array64 = NDArray[np.float64]
+
+
+class _Sums:
+    """Running sums of squares over tokens, float64 on the CPU, one vector a key."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Array64] = {}
+
+    def add(self, key: str, tensor: "torch.Tensor") -> None:
+        """Add the squares of [..., n], summed over all but the last dimension."""
+        summed = tensor.detach().float().reshape(-1, tensor.shape[-1]).square().sum(0).cpu().numpy().astype(np.float64)
+        self.values[key] = self.values[key] + summed if key in self.values else summed
+
+
+class _Embedding:
+    """What reaches the looked-up rows: how often each token occurs, and the squared gradient that it gets."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self.counts = np.zeros(n_vocab)
+        self.row_power = np.zeros(n_vocab)
+
+    def add(self, ids: NDArray[np.int64], gradient: "torch.Tensor | None") -> None:
+        """Add one chunk: ids [n], gradient [n, n_embd]."""
+        np.add.at(self.counts, ids, 1)
+        if gradient is not None:
+            np.add.at(self.row_power, ids, gradient.float().square().sum(-1).cpu().numpy())
+
+    def powers(self, column_power: Array64 | None, n_in: int) -> Powers:
+        """Two vectors whose product is f_r E[g_rj^2 | token r], rows smoothed as if each token had been seen once more.
+
+        ``out_power`` sums to 1 over the vocabulary; without gradients it is the smoothed frequency and columns count alike.
+        """
+        n_tokens, n_vocab = self.counts.sum(), len(self.counts)
+        if column_power is None:
+            return Powers(np.ones(n_in, np.float32), ((self.counts + 1) / (n_tokens + n_vocab)).astype(np.float32))
+        mean = self.row_power.sum() / n_tokens
+        rows = (self.row_power + mean) / ((n_tokens + n_vocab) * mean) if mean > 0 else np.full(n_vocab, 1 / n_vocab)
+        return Powers(column_power.astype(np.float32), rows.astype(np.float32))
+
+
+class Collector:
+    """Hooks on every linear of a loaded model, and the sums that they fill."""
+
+    def __init__(self, loaded: TorchModel, with_gradients: bool) -> None:
+        self._loaded = loaded
+        self._with_gradients = with_gradients
+        self._inputs, self._outputs, self._columns = _Sums(), _Sums(), _Sums()
+        self._embedding: _Embedding | None = None
+        self._gradient: torch.Tensor | None = None
+        self._handles: list[Any] = []
+        for name, module in loaded.modules.items():
+            if name == EMBEDDING:
+                self._embedding = _Embedding(module.weight.shape[0])
+                self._handles.append(module.register_forward_hook(self._on_lookup))
+            else:
+                self._hook_linear(name, module)
+        if loaded.head is not None:
+            self._hook_linear(EMBEDDING, loaded.head)
+
+    def _hook_linear(self, name: str, module: Any) -> None:
+        def on_forward(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            self._inputs.add(name, inputs[0])
+            if self._with_gradients and output.requires_grad:
+                output.register_hook(lambda gradient: self._outputs.add(name, gradient))
+
+        self._handles.append(module.register_forward_hook(on_forward))
+
+    def _on_lookup(self, _module: Any, _inputs: Any, output: Any) -> Any:
+        if self._with_gradients:  # weights are frozen: the looked-up rows are where gradients begin
+            output.requires_grad_(True)
+            output.register_hook(self._keep_gradient)
+        return output
+
+    def _keep_gradient(self, gradient: "torch.Tensor") -> None:
+        self._gradient = gradient.detach()
+        self._columns.add(EMBEDDING, gradient)
+
+    def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
+        """One chunk [n_ctx] forward, and backward from labels sampled at every position."""
+        import torch
+
+        tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
+        self._gradient = None
+        with torch.set_grad_enabled(self._with_gradients):
+            logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
+            if self._with_gradients:
+                sampled_label_loss(logits, generator).backward()
+        if self._embedding is not None:
+            self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _linear(self, name: str, n_tokens: int, architecture: Architecture) -> Powers | None:
+        if name not in self._inputs.values:
+            return None
+        out: FloatArray | None = None
+        in_power = (self._inputs.values[name] / n_tokens).astype(np.float32)
+        if self._with_gradients:
+            out = (self._outputs.values[name] / n_tokens).astype(np.float32)
+            out = vector_to_gguf_order(out, name, architecture, "row")
+        return Powers(vector_to_gguf_order(in_power, name, architecture, "column"), out)
+
+    def tensors(self, n_tokens: int, architecture: Architecture) -> dict[str, TensorSensitivity]:
+        """The means over ``n_tokens`` tokens, in the GGUF's order of rows and columns."""
+        found = {}
+        for name, module in self._loaded.modules.items():
+            lookup = None
+            if name == EMBEDDING and self._embedding is not None:
+                columns = self._columns.values[EMBEDDING] / n_tokens if self._with_gradients else None
+                lookup = self._embedding.powers(columns, module.weight.shape[1])
+            linear = self._linear(name, n_tokens, architecture)
+            if linear is not None or lookup is not None:
+                found[name] = TensorSensitivity(linear, lookup)
+        return found
+
+
+def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """Sum over positions [n, n_vocab] of the cross-entropy to one label a position, drawn from softmax(logits)."""
+    import torch
+
+    logits = logits.float()
+    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def collect(
+    loaded: TorchModel,
+    model: Model,
+    architecture: Architecture,
+    chunks: NDArray[np.int64],
+    with_gradients: bool,
+    seed: int,
+    progress: Progress,
+) -> dict[str, TensorSensitivity]:
+    """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]."""
+    import torch
+
+    generator = torch.Generator(device=loaded.device).manual_seed(seed)
+    collector = Collector(loaded, with_gradients)
+    progress.begin(f"estimate {model.name}", len(chunks))
+    try:
+        for chunk in chunks:
+            collector.run_chunk(chunk, generator)
+            progress.advance()
+    finally:
+        collector.close()
+        progress.end()
+    return collector.tensors(chunks.size, architecture)

@@ -1,0 +1,36 @@
+"""Documents as chunks of tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitclass3_core.corpus import Document
+from bitclass3_core.errors import ModelFileError
+
+
+def token_chunks(
+    tokenizer: Any, documents: Sequence[Document], n_tokens: int, n_ctx: int, what: str
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """(tokens, domain of each token), both [n_chunks, n_ctx]: the documents one after the other, ``n_tokens`` in all (whole chunks).
+
+    Raises ModelFileError if the text is too short.
+    """
+    n_chunks = max(1, n_tokens // n_ctx)
+    tokens: list[int] = []
+    domains: list[str] = []
+    for doc in documents:
+        ids = list(tokenizer(doc.text, verbose=False).input_ids)
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+        tokens += ids
+        domains += [doc.domain] * len(ids)
+        if len(tokens) >= n_chunks * n_ctx:
+            break
+    if len(tokens) < n_chunks * n_ctx:
+        raise ModelFileError(
+            f"the {what} text has {len(tokens):,} tokens, {n_chunks * n_ctx:,} are asked for; give more text or lower n_tokens"
+        )
+    shape = (n_chunks, n_ctx)
+    return np.array(tokens[: n_chunks * n_ctx]).reshape(shape), np.array(domains[: n_chunks * n_ctx]).reshape(shape)

@@ -1,0 +1,17 @@
+"""No calibration at all: every weight of the model counts the same. The baseline of estimators."""
+
+import numpy as np
+
+from bitclass3_core import hookimpl
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
+
+
+@hookimpl
+def bitclass3_estimate(model: Model, architecture: Architecture) -> Sensitivity:
+    """Ones for every tensor: the cost becomes half the squared error."""
+    tensors = {
+        name: TensorSensitivity(linear=Powers(np.ones(model.tensors[name].n_in, dtype=np.float32)))
+        for name in sorted(architecture.quantizable)
+    }
+    return Sensitivity(tensors, "uniform", n_tokens=0, n_ctx=0, corpus="none")

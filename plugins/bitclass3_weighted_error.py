@@ -1,0 +1,137 @@
+"""The cost of a type for a tensor, from the real kernel's error weighted by the KL Hessian's two vectors.
+
+    cost = 1/2 sum_i out_power_i sum_j in_power_j D_ij^2        D = dequantize(quantize(W, qtype, imatrix)) - W
+
+With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
+is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows (Horvitz-Thompson).
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.model import FloatArray, IndexArray, Model
+from bitclass3_core.qtypes import QType
+from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
+
+_SLAB_WEIGHTS = 1 << 24  # rows are read in slabs of at most this many weights (64 MiB as float32)
+
+
+class Options(BaseModel):
+    """How exactly large tensors are measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    relative_error: float = Field(0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows")
+    min_rows: int = Field(512, ge=2, description="rows measured at least; smaller tensors are measured whole")
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What one tensor's squared errors are weighted with, by role: out [n_rows] and in [n_expert or 1, n_in]."""
+
+    roles: tuple[tuple[NDArray[np.float64], FloatArray], ...]
+    imatrix: FloatArray
+    rows_per_expert: int
+
+    def expert(self, rows: IndexArray) -> IndexArray:
+        """Which expert's vectors each row uses."""
+        return rows // self.rows_per_expert
+
+    def row_errors(self, squared: FloatArray, rows: IndexArray) -> NDArray[np.float64]:
+        """1/2 sum over roles of out_i * sum_j in_j * squared_ij, for each of the rows."""
+        total = np.zeros(len(rows))
+        for out_power, in_power in self.roles:
+            if len(in_power) == 1:
+                weighted = squared @ in_power[0]
+            else:
+                weighted = np.einsum("ij,ij->i", squared, in_power[self.expert(rows)])
+            total += 0.5 * out_power[rows] * weighted
+        return total
+
+
+def _weights(model: Model, name: str, sensitivity: TensorSensitivity) -> _Weights:
+    info = model.tensors[name]
+    roles = tuple(
+        (
+            np.ones(info.n_rows) if powers.out_power is None else powers.out_power.astype(np.float64),
+            np.atleast_2d(powers.in_power).astype(np.float32),
+        )
+        for powers in sensitivity.roles
+    )
+    return _Weights(roles, np.atleast_2d(sensitivity.imatrix), info.n_rows // info.n_experts)
+
+
+def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights: _Weights) -> NDArray[np.float64]:
+    """Weighted squared error of each of the (sorted) rows; experts are quantized with their own imatrix."""
+    errors = np.empty(len(rows))
+    per_slab = max(1, _SLAB_WEIGHTS // model.tensors[name].n_in)
+    experts = weights.expert(rows)
+    for begin in range(0, len(rows), per_slab):
+        slab = slice(begin, min(begin + per_slab, len(rows)))
+        values = model.read(name, rows[slab])
+        quantized = np.empty_like(values)
+        for expert in np.unique(experts[slab]):
+            mine = experts[slab] == expert
+            imatrix = weights.imatrix[min(int(expert), len(weights.imatrix) - 1)]
+            quantized[mine] = dequantize(quantize(values[mine], q, imatrix), q)
+        errors[slab] = weights.row_errors(np.square(quantized - values), rows[slab])
+    return errors
+
+
+def _probabilities(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]:
+    """Chance of each row to be drawn: half in proportion to out_power_i * (W_i^2 . in_power), half uniform."""
+    info = model.tensors[name]
+    sizes = np.empty(info.n_rows)
+    per_slab = max(1, _SLAB_WEIGHTS // info.n_in)
+    for begin in range(0, info.n_rows, per_slab):
+        rows = np.arange(begin, min(begin + per_slab, info.n_rows))
+        sizes[rows] = weights.row_errors(np.square(model.read(name, rows)), rows)
+    total = sizes.sum()
+    uniform = np.full(info.n_rows, 1 / info.n_rows)
+    return uniform if total <= 0 else 0.5 * uniform + 0.5 * sizes / total
+
+
+def _sampled(model: Model, name: str, q: QType, weights: _Weights, p: NDArray[np.float64], options: Options) -> Cost:
+    """Horvitz-Thompson estimate with replacement, rows added in doublings until the standard error is small enough."""
+    n_rows = model.tensors[name].n_rows
+    seed = int.from_bytes(hashlib.sha256(f"{options.seed} {name}".encode()).digest()[:8], "little")
+    rng = np.random.default_rng(seed)  # the same rows for every type: costs of a tensor are compared with each other
+    draws = np.empty(0)
+    n_drawn, n_more = 0, options.min_rows
+    while n_drawn + n_more < n_rows:
+        rows, counts = np.unique(rng.choice(n_rows, size=n_more, p=p), return_counts=True)
+        errors = _errors_of_rows(model, name, rows, q, weights)
+        draws = np.concatenate([draws, np.repeat(errors / p[rows], counts)])
+        n_drawn, n_more = len(draws), len(draws)
+        cost, se = float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(len(draws)))
+        if se <= options.relative_error * cost:
+            return Cost(cost, se, n_drawn)
+    return _whole(model, name, q, weights)
+
+
+def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
+    """Every row, no sampling error."""
+    n_rows = model.tensors[name].n_rows
+    return Cost(float(_errors_of_rows(model, name, np.arange(n_rows), q, weights).sum()), 0.0, n_rows)
+
+
+@hookimpl
+def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QType, ...], options: Options) -> CostTable:
+    """Cost of every tensor at every type, in nats per token where the sensitivity has out_power."""
+    costs: dict[str, dict[str, Cost]] = {}
+    for name, info in model.tensors.items():
+        weights = _weights(model, name, sensitivity.tensors[name])
+        if info.n_rows <= 2 * options.min_rows or options.relative_error == 0:
+            costs[name] = {q.name: _whole(model, name, q, weights) for q in qtypes}
+        else:
+            p = _probabilities(model, name, weights)
+            costs[name] = {q.name: _sampled(model, name, q, weights, p, options) for q in qtypes}
+    return CostTable(costs, sensitivity.in_nats)
