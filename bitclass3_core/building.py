@@ -25,10 +25,14 @@ def resolve_pins(model: Model, architecture: Architecture, pins: Mapping[str, st
         q = qtype(name)
         matched = [tensor for tensor in sorted(architecture.quantizable) if matcher.search(tensor)]
         if not matched:
-            raise ConfigError(f"pin {pattern!r} matches none of the {len(architecture.quantizable)} quantizable tensors; look at them with bitclass3 plan")
+            raise ConfigError(
+                f"pin {pattern!r} matches none of the {len(architecture.quantizable)} quantizable tensors; look at them with bitclass3 plan"
+            )
         for tensor in matched:
             if not model.tensors[tensor].accepts(q):
-                raise ConfigError(f"pin {pattern!r}: {q.name} does not fit the rows of {tensor} ({model.tensors[tensor].n_in} is no multiple of {q.block_size})")
+                raise ConfigError(
+                    f"pin {pattern!r}: {q.name} does not fit the rows of {tensor} ({model.tensors[tensor].n_in} is no multiple of {q.block_size})"
+                )
             pinned.setdefault(tensor, q.name)
     return pinned
 
@@ -61,6 +65,10 @@ def check_feasible(problem: Problem, fixed: int) -> None:
     """Raise InfeasibleError unless the budget lies between the smallest and the largest possible file."""
     asked, smallest, largest = problem.budget_bytes + fixed, problem.smallest_bytes + fixed, problem.largest_bytes + fixed
     if problem.budget_bytes < problem.smallest_bytes:
-        raise InfeasibleError(f"budget is {asked:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to [qtypes] menu")
+        raise InfeasibleError(
+            f"budget is {asked:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to [qtypes] menu"
+        )
     if asked > largest:
-        raise InfeasibleError(f"budget is {asked:,} bytes, the source's own tensors take {largest:,}; lower the target, a larger file would hold nothing more")
+        raise InfeasibleError(
+            f"budget is {asked:,} bytes, the source's own tensors take {largest:,}; lower the target, a larger file would hold nothing more"
+        )

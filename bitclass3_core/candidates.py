@@ -43,7 +43,9 @@ class MadeFile:
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
         size = self.path.stat().st_size if self.path else 0
-        return Candidate(self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation)
+        return Candidate(
+            self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation
+        )
 
 
 def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) -> dict[str, Any]:
@@ -62,7 +64,9 @@ def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) 
 class CandidateStore:
     """Writes candidates, evaluates them, and keeps both in the run's folder."""
 
-    def __init__(self, folder: RunFolder, model: GgufModel, stages: StageRunner, sensitivity: Sensitivity, sensitivity_sha: str) -> None:
+    def __init__(
+        self, folder: RunFolder, model: GgufModel, stages: StageRunner, sensitivity: Sensitivity, sensitivity_sha: str
+    ) -> None:
         self._folder, self._model, self._stages = folder, model, stages
         self._sensitivity, self._sensitivity_sha = sensitivity, sensitivity_sha
 
@@ -97,7 +101,9 @@ class CandidateStore:
     def _check_file(self, path: Path, files: list[Path], planned: MadeFile) -> None:
         """Read the file back: every tensor has the type that was asked for."""
         if path not in files:
-            raise ContractError(f"no export plugin wrote {path.name}, which evaluation needs; add gguf or llama-quantize to [export] plugin")
+            raise ContractError(
+                f"no export plugin wrote {path.name}, which evaluation needs; add gguf or llama-quantize to [export] plugin"
+            )
         written = GgufModel(path).tensors
         for name, info in self._model.tensors.items():
             asked = planned.allocation.qtypes.get(name, info.dtype)

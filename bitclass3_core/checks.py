@@ -72,7 +72,13 @@ def check_costs(answer: CostTable, wanted: Mapping[str, Iterable[str]], plugin: 
 
 
 def check_allocation(
-    answer: Allocation, model: Model, quantizable: frozenset[str], n_bytes: int, budget_bytes: int | None, pins: Mapping[str, str], plugin: str
+    answer: Allocation,
+    model: Model,
+    quantizable: frozenset[str],
+    n_bytes: int,
+    budget_bytes: int | None,
+    pins: Mapping[str, str],
+    plugin: str,
 ) -> None:
     """Every quantizable tensor has a type that its rows accept, pins are kept, and ``n_bytes`` (computed by the core) fits."""
     missing, extra = quantizable - set(answer.qtypes), set(answer.qtypes) - quantizable
@@ -94,4 +100,6 @@ def check_evaluations(answer: list[Evaluation], candidates: list[str], plugin: s
         raise ContractError(f"plugin {plugin!r} evaluated {names}, expected {candidates}")
     for evaluation in answer:
         if not (math.isfinite(evaluation.mean_kld) and evaluation.mean_kld > -1e-6 and evaluation.n_tokens > 0):
-            raise ContractError(f"plugin {plugin!r}: mean KLD of {evaluation.candidate} is {evaluation.mean_kld} over {evaluation.n_tokens} tokens")
+            raise ContractError(
+                f"plugin {plugin!r}: mean KLD of {evaluation.candidate} is {evaluation.mean_kld} over {evaluation.n_tokens} tokens"
+            )

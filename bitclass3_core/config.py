@@ -155,7 +155,9 @@ def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
             values.setdefault("wrappers", []).append(name)
             continue
         if len(plugin.stages) > 1:
-            raise ConfigError(f"plugin {name!r} implements several stages ({', '.join(plugin.stages)}); name the stage: --set {plugin.stages[0]}.plugin={name}")
+            raise ConfigError(
+                f"plugin {name!r} implements several stages ({', '.join(plugin.stages)}); name the stage: --set {plugin.stages[0]}.plugin={name}"
+            )
         stage = plugin.stages[0]
         section = values.setdefault(stage, {})
         if stage in _LIST_STAGES and stage in replaced:
@@ -178,6 +180,14 @@ def _move_budget_keys(values: dict[str, Any]) -> None:
         short = {key: section.pop(key) for key in list(section) if key not in {"plugin", "options"}}
         if short:
             section["options"] = {**section.get("options", {}), **short}
+
+
+def _default_plugins(values: dict[str, Any]) -> None:
+    """A section that sets options alone keeps the default plugin."""
+    for name, field in RunConfig.model_fields.items():
+        default = getattr(field.default, "plugin", None)
+        if default is not None and isinstance(values.get(name), dict):
+            values[name].setdefault("plugin", default)
 
 
 def _as_config_error(error: ValidationError) -> ConfigError:
@@ -216,6 +226,7 @@ def load_config(
         path_, value = parse_setting(text)
         put(values, path_, value)
     _move_budget_keys(values)
+    _default_plugins(values)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -108,6 +108,8 @@ def load_corpus(calibration: Sequence[Path], evaluation: Sequence[Path] = ()) ->
             raise ModelFileError(message)
         return Corpus(documents, held_out, files)
     if len(documents) < 2:
-        raise ModelFileError(f"the corpus has only {len(documents)} document: too few to split; give evaluation text too (--eval-corpus FILE)")
+        raise ModelFileError(
+            f"the corpus has only {len(documents)} document: too few to split; give evaluation text too (--eval-corpus FILE)"
+        )
     limit = max(1, min(len(documents) - 1, round(len(documents) * (1 - EVALUATION_SHARE))))
     return Corpus(documents[:limit], documents[limit:], files)

@@ -24,7 +24,9 @@ class _Cursor:
         self._data, self.path, self.offset = data, path, 0
 
     def fail(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.path} is damaged or truncated: {what} at byte {self.offset} of {len(self._data)}; download or convert it again")
+        return ModelFileError(
+            f"{self.path} is damaged or truncated: {what} at byte {self.offset} of {len(self._data)}; download or convert it again"
+        )
 
     def skip(self, n_bytes: int, what: str) -> None:
         if n_bytes > len(self._data) - self.offset:
@@ -122,4 +124,3 @@ def _check_content(cursor: _Cursor, n_bytes: int) -> None:
             raise ModelFileError(
                 f"{cursor.path} is damaged or truncated: tensor {name!r} needs bytes up to {data_begin + offset + size}, the file has {n_bytes}; download or convert it again"
             )
-

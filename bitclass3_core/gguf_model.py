@@ -32,7 +32,9 @@ def split_files(path: Path) -> list[Path]:
     files = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise ModelFileError(f"split GGUF {path.name} lacks {len(missing)} of its {count} files ({missing[0]}); put them all in {path.parent}")
+        raise ModelFileError(
+            f"split GGUF {path.name} lacks {len(missing)} of its {count} files ({missing[0]}); put them all in {path.parent}"
+        )
     return files
 
 
@@ -82,7 +84,8 @@ class GgufModel:
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor, in file order."""
         return {
-            name: TensorInfo(name, tuple(int(n) for n in reversed(t.shape)), t.tensor_type.name) for name, t in self._sources.items()
+            name: TensorInfo(name, tuple(int(n) for n in reversed(t.shape)), t.tensor_type.name)
+            for name, t in self._sources.items()
         }
 
     @cached_property
@@ -109,13 +112,17 @@ class GgufModel:
         """Rows as float32 [n, n_in], all unless told. Raises ModelFileError on NaN, Inf, or a type that cannot be read."""
         info = self.tensors[name]
         if info.dtype not in _READABLE:
-            raise ModelFileError(f"tensor {name} of {self.path.name} is {info.dtype}, which cannot be read as numbers; give a BF16 or F16 GGUF")
+            raise ModelFileError(
+                f"tensor {name} of {self.path.name} is {info.dtype}, which cannot be read as numbers; give a BF16 or F16 GGUF"
+            )
         data = self.read_raw(name).reshape(info.n_rows, -1)
         picked = data if rows is None else data[rows]
         values = dequantize(picked, qtype(info.dtype)).reshape(len(picked), info.n_in)
         if not np.isfinite(values).all():
             bad = int(np.argmax(~np.isfinite(values).all(axis=1)))
-            raise ModelFileError(f"tensor {name} of {self.path.name} has NaN or Inf (row {bad} of those read); repair the source and convert it again")
+            raise ModelFileError(
+                f"tensor {name} of {self.path.name} has NaN or Inf (row {bad} of those read); repair the source and convert it again"
+            )
         return values
 
 

@@ -99,7 +99,9 @@ class _Bytes:
 
     def take(self, n_bytes: int) -> bytes:
         if n_bytes < 0 or self.offset + n_bytes > len(self._data):
-            raise ModelFileError(f"imatrix {self._path} is damaged, truncated or no imatrix (byte {self.offset} of {len(self._data)})")
+            raise ModelFileError(
+                f"imatrix {self._path} is damaged, truncated or no imatrix (byte {self.offset} of {len(self._data)})"
+            )
         self.offset += n_bytes
         return self._data[self.offset - n_bytes : self.offset]
 

@@ -67,7 +67,9 @@ def find_library() -> Path:
     try:
         import libggml
     except ImportError:
-        raise ToolchainError("libggml-python is not installed; pip install libggml-python, or set LLAMA_CPP_DIR to a llama.cpp build") from None
+        raise ToolchainError(
+            "libggml-python is not installed; pip install libggml-python, or set LLAMA_CPP_DIR to a llama.cpp build"
+        ) from None
     found = sorted(Path(str(libggml.__file__)).parent.rglob(name))
     if not found:
         raise ToolchainError(f"no {name} in the package libggml-python; reinstall it, or set LLAMA_CPP_DIR to a llama.cpp build")
@@ -130,7 +132,9 @@ def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> N
     handle = library().handle
     handle.ggml_quantize_chunk(q.ggml_id, rows.ctypes.data_as(_FLOATS), out.ctypes.data, 0, n_rows, n_in, weights)
     if not handle.ggml_validate_row_data(q.ggml_id, out.ctypes.data, out.nbytes):
-        raise ModelFileError(f"quantizing to {q.name} gave invalid blocks (scales that are no numbers); choose another type for this tensor")
+        raise ModelFileError(
+            f"quantizing to {q.name} gave invalid blocks (scales that are no numbers); choose another type for this tensor"
+        )
     return out
 
 

@@ -9,7 +9,18 @@ from bitclass3_core.gguf_writer import header_bytes
 from bitclass3_core.model import Model, padded, total_params
 from bitclass3_core.qtypes import qtype
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "K": 2**10, "M": 2**20, "G": 2**30}
+_UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "K": 2**10,
+    "M": 2**20,
+    "G": 2**30,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,4 +123,3 @@ def default_threads(asked: int) -> int:
     if asked:
         return asked
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-

@@ -179,7 +179,9 @@ class Pipeline:
             store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, sha256_file(self.sensitivity_path))
             ours = MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)
             made = [store.make(ours, self.progress)]
-            baseline = self.stages.baseline(replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation)), self.model, self.architecture)
+            baseline = self.stages.baseline(
+                replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation)), self.model, self.architecture
+            )
             if baseline is not None:
                 name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
                 made.append(store.make(MadeFile.planned(name, "stock", baseline, self.model), self.progress))
@@ -225,7 +227,9 @@ class Pipeline:
     def report(self) -> list[Path]:
         """Run every report plugin; returns their files."""
         with self._timed("report"):
-            return [path for plugin in self.config.report.plugin for path in self.stages.report(plugin, self.result, self.folder.path)]
+            return [
+                path for plugin in self.config.report.plugin for path in self.stages.report(plugin, self.result, self.folder.path)
+            ]
 
     def run(self, until: str = "report") -> None:
         """All stages up to ``until``, holding the folder. Raises Bitclass3Error subclasses for everything that a user can mend."""
@@ -239,7 +243,9 @@ class Pipeline:
         if stage == "estimate":
             info = self.model
             n_quantizable = len(self.architecture.quantizable)
-            self.progress.say(f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}")
+            self.progress.say(
+                f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}"
+            )
             self.corpus  # noqa: B018 (bad text is to be found before anything is computed)
             _ = self.pins, self.sensitivity
         elif stage == "measure":
@@ -252,4 +258,3 @@ class Pipeline:
             _ = self.evaluations
         else:
             self.report()
-

@@ -38,7 +38,9 @@ class Plugin:
             return None
         annotation = get_type_hints(function).get("options")
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            raise PluginError(f"plugin {self.name!r}: options of {GROUP}_{stage} must be annotated with a pydantic class, got {annotation!r}")
+            raise PluginError(
+                f"plugin {self.name!r}: options of {GROUP}_{stage} must be annotated with a pydantic class, got {annotation!r}"
+            )
         return annotation
 
 
@@ -140,7 +142,7 @@ class PluginManager:
         Raises ContractError if it answers nothing; any other error of the plugin keeps its traceback and gains a note.
         """
         hook = f"{GROUP}_{stage}"
-        others = [other.module for other in self._plugins.values() if other is not plugin and not other.wrapper]
+        others = [other.module for other in self._plugins.values() if other.module is not plugin.module and not other.wrapper]
         caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
         try:
             answer = caller(options=options, **arguments)

@@ -18,7 +18,9 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for key in sorted({*flat_old, *flat_new}):
         before, after = str(flat_old.get(key, "-"))[:40], str(flat_new.get(key, "-"))[:40]
         if before != after:
-            changes.append(f"{key} {before[:12]} -> {after[:12]}" if len(before) == len(after) == 40 else f"{key} {before} -> {after}")
+            changes.append(
+                f"{key} {before[:12]} -> {after[:12]}" if len(before) == len(after) == 40 else f"{key} {before} -> {after}"
+            )
     return "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
 
 
@@ -43,7 +45,9 @@ class RunFolder:
             try:
                 self._manifest.update(json.loads(self._manifest_path.read_text(encoding="utf-8")))
             except (ValueError, OSError) as error:
-                raise Bitclass3Error(f"{self._manifest_path} cannot be read ({error}); delete it, what was measured is in the other files") from None
+                raise Bitclass3Error(
+                    f"{self._manifest_path} cannot be read ({error}); delete it, what was measured is in the other files"
+                ) from None
 
     @property
     def candidates(self) -> dict[str, Any]:

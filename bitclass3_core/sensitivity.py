@@ -147,8 +147,8 @@ def fill_missing(
         near = _neighbours(model, name, known)
         if near:
             outs = [powers.out_power for powers in near if powers.out_power is not None]
-            in_power = np.mean([powers.in_power for powers in near], axis=0, dtype=np.float32)
-            filled[name] = TensorSensitivity(Powers(in_power, np.mean(outs, axis=0, dtype=np.float32) if outs else None))
+            in_power = np.stack([powers.in_power for powers in near]).mean(axis=0)
+            filled[name] = TensorSensitivity(Powers(in_power, np.stack(outs).mean(axis=0) if outs else None))
         elif info.role == "token_embd":
             rows = np.full(info.n_rows, 1 / info.n_rows, np.float32)
             columns = np.full(info.n_in, 1.0 if out_level is None else out_level, np.float32)

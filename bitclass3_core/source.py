@@ -18,7 +18,9 @@ def _gguf_in(folder: Path) -> Path:
             f"{folder} has no GGUF in it; convert it with llama.cpp's convert_hf_to_gguf.py --outtype bf16 and name the file with --gguf"
         )
     if len(found) > 1:
-        raise ConfigError(f"{folder} has {len(found)} GGUF files ({', '.join(path.name for path in found[:3])}); name one with --gguf")
+        raise ConfigError(
+            f"{folder} has {len(found)} GGUF files ({', '.join(path.name for path in found[:3])}); name one with --gguf"
+        )
     return found[0]
 
 

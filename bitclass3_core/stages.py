@@ -52,7 +52,12 @@ class StageRunner:
         architecture = [("architecture", name)] if (name := self._arch_name or config.architecture.plugin) != "auto" else []
         if config.baseline.plugin != "none":
             single.append(("solve", config.baseline.plugin))
-        return [*architecture, *single, *(("export", name) for name in config.export.plugin), *(("report", name) for name in config.report.plugin)]
+        return [
+            *architecture,
+            *single,
+            *(("export", name) for name in config.export.plugin),
+            *(("report", name) for name in config.report.plugin),
+        ]
 
     def load_all(self) -> None:
         """Load every plugin and parse every option now, so that a typo is found before anything is computed."""
@@ -63,7 +68,9 @@ class StageRunner:
         if (stage, name) not in self._loaded:
             plugin = load_plugin(name)
             if stage not in plugin.stages:
-                raise PluginError(f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]")
+                raise PluginError(
+                    f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]"
+                )
             self._loaded[stage, name] = plugin, parse_options(plugin, stage, self._options(stage, name))
         return self._loaded[stage, name]
 
@@ -134,7 +141,9 @@ class StageRunner:
     def solve(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
         """The solver's answer, not yet checked."""
         name = self._config.solve.plugin
-        answer: Allocation = _expect(self._call("solve", name, problem=problem, model=model, architecture=architecture), Allocation, name, "solve")
+        answer: Allocation = _expect(
+            self._call("solve", name, problem=problem, model=model, architecture=architecture), Allocation, name, "solve"
+        )
         return answer
 
     def baseline(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation | None:
@@ -154,7 +163,9 @@ class StageRunner:
         matched = self._config.budget.options.get("match_stock")
         return {"ftype": matched} if matched else {"at_least": True}
 
-    def export(self, model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, progress: Progress) -> list[Path]:
+    def export(
+        self, model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, progress: Progress
+    ) -> list[Path]:
         """Files of all export plugins, in their order."""
         files: list[Path] = []
         for name in self._config.export.plugin:
@@ -170,7 +181,13 @@ class StageRunner:
         """One evaluation for each candidate."""
         name = self._config.evaluate.plugin
         answer = self._call(
-            "evaluate", name, reference=reference, candidates=candidates, architecture=architecture, corpus=corpus, progress=progress
+            "evaluate",
+            name,
+            reference=reference,
+            candidates=candidates,
+            architecture=architecture,
+            corpus=corpus,
+            progress=progress,
         )
         evaluations: list[Evaluation] = _expect(answer, list, name, "evaluate")
         checks.check_evaluations(evaluations, [candidate.path.stem for candidate in candidates], name)

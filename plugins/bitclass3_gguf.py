@@ -15,10 +15,10 @@ from bitclass3_core.kernels import quantize
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.measuring import default_threads
 from bitclass3_core.model import FloatArray, Model, TensorInfo
-from bitclass3_core.recipes import nearest_ftype
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.recipes import nearest_ftype
 from bitclass3_core.sensitivity import Sensitivity
 
 _SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
@@ -43,14 +43,18 @@ def _slabs(info: TensorInfo) -> list[slice]:
     ]
 
 
-def quantized_tensor(model: Model, info: TensorInfo, q: QType, imatrix: FloatArray | None, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
+def quantized_tensor(
+    model: Model, info: TensorInfo, q: QType, imatrix: FloatArray | None, pool: ThreadPoolExecutor
+) -> NDArray[np.uint8]:
     """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type."""
     if q.name == info.dtype:
         return model.read_raw(info.name)
     per_expert = info.n_rows // info.n_experts
 
     def one(rows: slice) -> NDArray[np.uint8]:
-        weights = None if imatrix is None else np.atleast_2d(imatrix)[min(rows.start // per_expert, len(np.atleast_2d(imatrix)) - 1)]
+        weights = (
+            None if imatrix is None else np.atleast_2d(imatrix)[min(rows.start // per_expert, len(np.atleast_2d(imatrix)) - 1)]
+        )
         return quantize(model.read(info.name, rows), q, weights)
 
     return np.concatenate(list(pool.map(one, _slabs(info))))

@@ -26,7 +26,9 @@ def _fitted(values: FloatArray, info: TensorInfo, path: Path) -> FloatArray:
     """The vector(s) in the tensor's shape; experts that no token reached get the mean of the others."""
     flat = values.reshape(-1)
     if flat.size not in (info.n_in, info.n_in * info.n_experts):
-        raise ModelFileError(f"imatrix {path} is of another model: {info.name} has {flat.size} values there, {info.n_in} columns here")
+        raise ModelFileError(
+            f"imatrix {path} is of another model: {info.name} has {flat.size} values there, {info.n_in} columns here"
+        )
     experts = flat.reshape(-1, info.n_in)
     if np.isnan(experts).all():
         return np.ones(info.n_in, np.float32)
@@ -37,9 +39,13 @@ def _fitted(values: FloatArray, info: TensorInfo, path: Path) -> FloatArray:
 def _check_coverage(found: Imatrix, model: Model, architecture: Architecture, path: Path) -> None:
     unknown = sorted(set(found.in_power) - set(model.tensors))
     if not set(found.in_power) & architecture.quantizable:
-        raise ModelFileError(f"imatrix {path} is of another model: none of its {len(unknown)} tensors ({unknown[0]}) is in {model.path.name}")
+        raise ModelFileError(
+            f"imatrix {path} is of another model: none of its {len(unknown)} tensors ({unknown[0]}) is in {model.path.name}"
+        )
     if len(unknown) > len(found.in_power) // 2:
-        raise ModelFileError(f"imatrix {path} is of another model: {len(unknown)} of its {len(found.in_power)} tensors ({unknown[0]}) are not in {model.path.name}")
+        raise ModelFileError(
+            f"imatrix {path} is of another model: {len(unknown)} of its {len(found.in_power)} tensors ({unknown[0]}) are not in {model.path.name}"
+        )
 
 
 @hookimpl

@@ -40,7 +40,9 @@ def find_program(llama_cpp: Path | None) -> Path:
     if found := shutil.which(PROGRAM):
         return Path(found)
     looked = ", ".join(str(folder) for folder in folders) or "no folder given"
-    raise ToolchainError(f"{PROGRAM} was not found ({looked}; not on PATH); set LLAMA_CPP_DIR, or use --plugin gguf, which needs no llama.cpp")
+    raise ToolchainError(
+        f"{PROGRAM} was not found ({looked}; not on PATH); set LLAMA_CPP_DIR, or use --plugin gguf, which needs no llama.cpp"
+    )
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -54,7 +56,11 @@ def _run(command: list[str], folder: Path) -> None:
 def _check_written(path: Path, allocation: Allocation) -> None:
     """Raise ToolchainError unless every tensor of the file has the type that was asked for."""
     written = GgufModel(path).tensors
-    wrong = [f"{name} is {written[name].dtype}, asked {q}" for name, q in allocation.qtypes.items() if name in written and written[name].dtype != q]
+    wrong = [
+        f"{name} is {written[name].dtype}, asked {q}"
+        for name, q in allocation.qtypes.items()
+        if name in written and written[name].dtype != q
+    ]
     wrong += [f"{name} is missing" for name in allocation.qtypes if name not in written]
     if wrong:
         raise ToolchainError(f"{PROGRAM} wrote other types than asked in {len(wrong)} tensors: {'; '.join(wrong[:3])}")

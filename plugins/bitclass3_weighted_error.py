@@ -28,7 +28,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    relative_error: float = Field(0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows")
+    relative_error: float = Field(
+        0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows"
+    )
     min_rows: int = Field(512, ge=2, description="rows measured at least; smaller tensors are measured whole")
     seed: int = 0
 
@@ -49,11 +51,8 @@ class _Weights:
         """1/2 sum over roles of out_i * sum_j in_j * squared_ij, for each of the rows."""
         total = np.zeros(len(rows))
         for out_power, in_power in self.roles:
-            if len(in_power) == 1:
-                weighted = squared @ in_power[0]
-            else:
-                weighted = np.einsum("ij,ij->i", squared, in_power[self.expert(rows)])
-            total += 0.5 * out_power[rows] * weighted
+            columns = in_power[0] if len(in_power) == 1 else in_power[self.expert(rows)]
+            total += 0.5 * out_power[rows] * (squared * columns).sum(axis=1)
         return total
 
 

@@ -23,17 +23,25 @@ Pipeline = Annotated[Path | None, typer.Argument(help="pipeline file (TOML); fla
 ModelPath = Annotated[Path | None, typer.Option("--model", help="HF folder with its BF16 GGUF in it, or a GGUF file")]
 Gguf = Annotated[Path | None, typer.Option("--gguf", help="the BF16/F16 GGUF of --model, where it lies elsewhere")]
 TextFile = Annotated[list[Path] | None, typer.Option("--corpus", help="calibration text (.txt, .jsonl); repeatable")]
-EvalFile = Annotated[list[Path] | None, typer.Option("--eval-corpus", help="held-out text; without it the calibration documents are split")]
+EvalFile = Annotated[
+    list[Path] | None, typer.Option("--eval-corpus", help="held-out text; without it the calibration documents are split")
+]
 TargetBpw = Annotated[float | None, typer.Option("--target-bpw", help="bits per weight over all tensors")]
 TargetSize = Annotated[str | None, typer.Option("--target-size", help="size of the file, metadata included: 15.3GiB")]
 MatchStock = Annotated[str | None, typer.Option("--match-stock", help="at most the size of that llama.cpp mix: Q4_K_M")]
-PluginName = Annotated[list[str] | None, typer.Option("--plugin", help="plugin for the stage that it implements, by name or .py file; repeatable")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="any key of the pipeline: estimate.options.n_tokens=4096; repeatable")]
+PluginName = Annotated[
+    list[str] | None, typer.Option("--plugin", help="plugin for the stage that it implements, by name or .py file; repeatable")
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="any key of the pipeline: estimate.options.n_tokens=4096; repeatable")
+]
 Menu = Annotated[str | None, typer.Option("--menu", help="types to choose from: default, k, all")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run")]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="threads of the kernels; 0: all cores")]
 AllowQuantized = Annotated[bool, typer.Option("--allow-quantized-source", help="go on with a source that is already quantized")]
-Baseline = Annotated[str | None, typer.Option("--baseline", help="stock mix to compare with, or none; default: the one of like size")]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", help="stock mix to compare with, or none; default: the one of like size")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="warnings and errors only")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show tracebacks of errors")]
@@ -47,7 +55,9 @@ def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
         flags["model", "gguf" if model.suffix == ".gguf" else "hf"] = model
     baseline = values["baseline"]
     if baseline is not None:
-        flags.update({("baseline", "plugin"): "none"} if baseline.lower() == "none" else {("baseline", "options", "ftype"): baseline})
+        flags.update(
+            {("baseline", "plugin"): "none"} if baseline.lower() == "none" else {("baseline", "options", "ftype"): baseline}
+        )
     paths: dict[tuple[str, ...], Any] = {
         ("model", "gguf"): gguf,
         ("corpus", "calibration"): values["corpus"],

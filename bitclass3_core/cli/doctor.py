@@ -23,7 +23,10 @@ def _kernels() -> tuple[bool, str]:
 
 def _torch() -> tuple[bool, str]:
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
-        return False, "not installed: no kl-hessian, hessian-diag or torch evaluation; pip install 'bitclass3[torch]'; --plugin imatrix works without"
+        return (
+            False,
+            "not installed: no kl-hessian, hessian-diag or torch evaluation; pip install 'bitclass3[torch]'; --plugin imatrix works without",
+        )
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -34,7 +37,9 @@ def _program(name: str) -> tuple[bool, str]:
     folder = os.environ.get("LLAMA_CPP_DIR", "")
     path = os.pathsep.join([folder, f"{folder}/bin", f"{folder}/build/bin", os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
-    return bool(found), found or "not found (LLAMA_CPP_DIR, PATH); not needed: the exporter gguf and the evaluator torch work without"
+    return bool(
+        found
+    ), found or "not found (LLAMA_CPP_DIR, PATH); not needed: the exporter gguf and the evaluator torch work without"
 
 
 def doctor_command(as_json: bool) -> None:

@@ -19,8 +19,25 @@ from bitclass3_core.qtypes import QType, menu, qtype
 
 # Million weights a second that one core quantizes (ggml's kernels, AVX2): for a first guess of minutes, no more.
 _SPEED = {
-    **{"Q8_0": 180, "Q4_0": 46, "Q4_1": 46, "Q5_0": 46, "Q5_1": 46, "IQ4_NL": 9, "Q6_K": 44, "Q3_K": 19, "Q4_K": 13, "Q5_K": 13},
-    **{"Q2_K": 9, "IQ4_XS": 7, "IQ3_S": 2.4, "IQ3_XXS": 2.2, "IQ2_XXS": 0.7, "IQ2_XS": 0.3, "IQ2_S": 0.2, "IQ1_S": 0.1, "IQ1_M": 0.1},
+    "Q8_0": 180,
+    "Q4_0": 46,
+    "Q4_1": 46,
+    "Q5_0": 46,
+    "Q5_1": 46,
+    "IQ4_NL": 9,
+    "Q6_K": 44,
+    "Q3_K": 19,
+    "Q4_K": 13,
+    "Q5_K": 13,
+    "Q2_K": 9,
+    "IQ4_XS": 7,
+    "IQ3_S": 2.4,
+    "IQ3_XXS": 2.2,
+    "IQ2_XXS": 0.7,
+    "IQ2_XS": 0.3,
+    "IQ2_S": 0.2,
+    "IQ1_S": 0.1,
+    "IQ1_M": 0.1,
 }
 _SAMPLED_ROWS = 2048  # of a large tensor, about what the default sampling error needs
 _FLOPS_PER_CORE = 30e9  # of float32 matrix products, a cautious guess
@@ -81,7 +98,9 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "largest_file_bytes": largest,
         "costs_to_measure": sum(len(wanted_qtypes(model.tensors[name], qtypes)) for name in architecture.quantizable),
         "memory_bytes": 6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0,
-        "minutes": round((_measure_seconds(model, architecture, qtypes, threads) + _torch_seconds(config, n_params, threads)) / 60, 1),
+        "minutes": round(
+            (_measure_seconds(model, architecture, qtypes, threads) + _torch_seconds(config, n_params, threads)) / 60, 1
+        ),
         "quantizable": sorted(architecture.quantizable),
     }
     known = _reusable(pipeline)
@@ -121,4 +140,3 @@ def plan_command(config: RunConfig, as_json: bool) -> None:
         print(f"file          {values['file_bytes']:,} bytes: " + ", ".join(f"{n} x {q}" for q, n in counts.most_common()))
     else:
         print("types         not known before the costs are measured: bitclass3 run ... --until solve")
-

@@ -24,7 +24,11 @@ def _fields(plugin: Plugin, stage: str) -> dict[str, Any]:
     options = plugin.options_class(stage)
     fields = options.model_fields if options else {}
     return {
-        name: {"default": field.default, "type": str(field.annotation).replace("<class '", "").replace("'>", ""), "help": field.description or ""}
+        name: {
+            "default": field.default,
+            "type": str(field.annotation).replace("<class '", "").replace("'>", ""),
+            "help": field.description or "",
+        }
         for name, field in fields.items()
     }
 

@@ -24,8 +24,8 @@ def default_out(config: RunConfig) -> Path:
 
 def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> None:
     """Run the pipeline; print the result table, or JSON."""
-    from bitclass3_core.pipeline import STAGES
     from bitclass3_core.errors import ConfigError, did_you_mean
+    from bitclass3_core.pipeline import STAGES
 
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}{did_you_mean(until, STAGES)}")
@@ -62,7 +62,9 @@ def summary(pipeline: Pipeline, until: str) -> dict[str, Any]:
     proof = pipeline.allocation.proof
     values["allocation"] = dict(sorted(pipeline.allocation.qtypes.items()))
     values["predicted_cost"] = pipeline.costs.total(pipeline.allocation.qtypes)
-    values["proof"] = {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None
+    values["proof"] = (
+        {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None
+    )
     if until in ("evaluate", "report"):
         values["candidates"] = [_candidate(candidate) for candidate in pipeline.result.candidates]
         values["paired_differences"] = {name: {"mean": m, "se": se} for name, (m, se) in pipeline.result.differences.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.multiple_choice import Dual, Ints, Tables, best_effort, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, best_effort, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 from bitclass3_ilp import cp_sat
 from bitclass3_ilp.branches import Branch, branches_of, core_of
@@ -49,8 +49,8 @@ def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
 class Search:
     """One search: the best picks so far with their cost, and whether every branch was searched to its end."""
 
-    def __init__(self, tables: Tables, options: Options, deadline: float, max_work: int = MAX_WORK) -> None:
-        self.tables, self.options, self.deadline, self.max_work = tables, options, deadline, max_work
+    def __init__(self, tables: Tables, options: Options, deadline: float) -> None:
+        self.tables, self.options, self.deadline = tables, options, deadline
         self.dual: Dual = lagrangian_dual(tables)
         self.picks: Ints = best_effort(tables, self.dual)
         self.cost = tables.cost_of(self.picks)
@@ -86,7 +86,7 @@ class Search:
             return np.inf
         core = core_of(branch.rest, dual.multiplier, limit - dual.bound)
         try:
-            picks = walk(core.tables, limit, self.max_work, self.deadline)
+            picks = walk(core.tables, limit, MAX_WORK, self.deadline)
         except UnfinishedError:
             solved = self._cp_sat(core.tables)
             self.finished &= solved.finished
@@ -102,4 +102,4 @@ class Search:
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:
             return cp_sat.Solved(hint, -np.inf, False)
-        return cp_sat.solve(core, hint, seconds, self.options.gap)
+        return cp_sat.solve(core, hint, seconds, max(self.options.gap, OPTIMAL_GAP / 10))

@@ -24,7 +24,7 @@ class Branch:
 
     def whole(self, picks: Ints) -> Ints:
         """The answer to the whole problem that goes with ``picks`` for the rest."""
-        answer = self.fixed.copy()
+        answer: Ints = self.fixed.copy()
         answer[self.rows] = picks
         return answer
 

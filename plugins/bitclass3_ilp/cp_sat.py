@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bitclass3_core.multiple_choice import Floats, Ints, Tables
+from bitclass3_core.multiple_choice import Ints, Tables
 
 # CP-SAT takes integers. An answer is off by up to half a step for each group: at 1e6 steps "optimal" can be several percent
 # worse than greedy, at 1e11 a thousand groups round by less than 1e-8 of the cost
@@ -27,11 +27,13 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     from ortools.sat.python import cp_model
 
     base = tables.costs.min(axis=1)
-    worth = tables.cost_of(hint) - float(base.sum())
+    extra = tables.costs - base[:, None]
+    # a sum of differences, not a difference of sums: that can fall below the hint's own largest part, which then is left out
+    worth = float(extra[np.arange(len(hint)), hint].sum())
     if worth <= 0:
         return Solved(hint, float(base.sum()), True)
     scale = steps / worth
-    model, variables = _model(tables, base, scale, hint)
+    model, variables = _model(Tables(tables.n_bytes, extra, tables.budget), worth, scale, hint)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # one worker with a fixed seed gives the same answer every time
     solver.parameters.random_seed = SEED
@@ -46,23 +48,21 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     return Solved(picks, bound, status == cp_model.OPTIMAL)
 
 
-def _model(tables: Tables, base: Floats, scale: float, hint: Ints) -> tuple[Any, list[list[tuple[int, Any]]]]:
-    """The integer program, and for every group its (choice, variable) pairs; what alone costs more than the hint is left out."""
+def _model(tables: Tables, worth: float, scale: float, hint: Ints) -> tuple[Any, list[list[tuple[int, Any]]]]:
+    """The integer program, and each group's (choice, variable) pairs; choices that alone cost more than ``worth`` are left out."""
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
     rows: list[list[tuple[int, Any]]] = []
     n_bytes: list[int] = []
     costs: list[int] = []
-    extra = tables.costs - base[:, None]
-    worth = tables.cost_of(hint) - float(base.sum())
-    for row in range(len(base)):
-        pairs = [(int(k), model.new_bool_var("")) for k in np.nonzero(extra[row] <= worth * (1 + 1e-9))[0]]
+    for row in range(len(hint)):
+        pairs = [(int(k), model.new_bool_var("")) for k in np.nonzero(tables.costs[row] <= worth)[0]]
         model.add_exactly_one([variable for _, variable in pairs])
         for k, variable in pairs:
             model.add_hint(variable, k == hint[row])
             n_bytes.append(int(tables.n_bytes[row, k]))
-            costs.append(round(float(extra[row, k]) * scale))
+            costs.append(round(float(tables.costs[row, k]) * scale))
         rows.append(pairs)
     flat = [variable for pairs in rows for _, variable in pairs]
     model.add(cp_model.LinearExpr.weighted_sum(flat, n_bytes) <= tables.budget)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.run import Run
 from bitclass3_model_card.facts import Role, roles
-from bitclass3_model_card.prices import common_qtype, role_price
+from bitclass3_model_card.prices import common_qtype, price_unit, role_price
 from bitclass3_model_card.text import NOT_MEASURED, code, listed, n_weights, number, table
 
 _SHOWN = 3
@@ -44,7 +44,7 @@ def role_table(run: Run, scores: Mapping[str, float]) -> str:
         score, price = role.mean(scores), role_price(run, role, at)
         cells = [NOT_MEASURED if value is None else number(value, 3) for value in (score, *([price] if at else []))]
         rows.append([code(role.name), str(len(role.infos)), n_weights(role.n_params), *cells, f"{role.bpw(qtypes):.2f}"])
-    priced = [f"Cost at {at}, nats per token and M weights"] if at else []
+    priced = [f"Cost at {at}, nats per token and {price_unit(run)[1]}"] if at else []
     return table(["Role", "Tensors", "Weights", "Mean score", *priced, "BPW given"], rows)
 
 

@@ -9,18 +9,19 @@ from bitclass3_model_card.text import code, number, plus_minus
 
 
 def _bytes(ours: Candidate, stock: Candidate) -> str:
-    less = stock.file_bytes - ours.file_bytes
+    less, mix = stock.file_bytes - ours.file_bytes, f"llama.cpp's stock mix {code(file_name(stock))}"
     if less == 0:
-        return "Both files have the same size"
+        return f"Ours and {mix} have the same size."
     word = "smaller" if less > 0 else "larger"
-    return f"Ours is {abs(less):,} bytes {word} ({100 * abs(less) / stock.file_bytes:.2g} %)"
+    share = 100 * abs(less) / stock.file_bytes
+    return f"Ours is {abs(less):,} bytes {word} ({number(share, 2) if share >= 0.01 else 'under 0.01'} %) than {mix}."
 
 
 def _difference(run: Run, stock: Candidate, ours: Evaluation, other: Evaluation) -> tuple[float, float, str]:
     """(ours minus stock, its standard error, how it was taken)."""
     if stock.name in run.differences:
         mean, se = run.differences[stock.name]
-        return mean, se, "paired, on the same tokens"
+        return mean, se, "paired on the same tokens"
     return ours.mean_kld - other.mean_kld, math.hypot(ours.se_kld, other.se_kld), "not paired"
 
 
@@ -39,7 +40,7 @@ def comparison_section(run: Run) -> str:
     heading, stock, ours = "## How It Compares\n\n", stock_at_same_size(run), run.ours
     if stock is None:
         return heading + "No stock mix of llama.cpp was part of this run."
-    against = f"{_bytes(ours, stock)}, against llama.cpp's stock mix {code(file_name(stock))}."
+    against = _bytes(ours, stock)
     if ours.evaluation is None or stock.evaluation is None:
         return f"{heading}{against} The divergence of the two was not measured, so nothing is said of their quality."
     mean, se, how = _difference(run, stock, ours.evaluation, stock.evaluation)

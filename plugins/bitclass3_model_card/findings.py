@@ -102,7 +102,7 @@ def findings_section(run: Run) -> str:
         [
             f"## Key Sensitivity Findings ({plain(run.model.name)})",
             *([about] if scores else []),
-            bullets(lines),
+            *([bullets(lines)] if lines else []),
             "### Roles",
             role_table(run, scores),
             "### Tensor Types",

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from bitclass3_core.model import total_params
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.run import Run
 from bitclass3_model_card.facts import Role
@@ -19,16 +20,22 @@ def common_qtype(run: Run) -> str:
     return max(n_priced, key=lambda name: (n_priced[name], -abs(qtype(name).bpw - _USUAL_BPW), name == "Q4_K"), default="")
 
 
+def price_unit(run: Run) -> tuple[float, str]:
+    """(weights, their name) that prices are given for, so that their figures have few zeros."""
+    return (1e9, "billion weights") if total_params(run.model) >= 1e9 else (1e6, "million weights")
+
+
 def tensor_prices(run: Run, at: str) -> dict[str, float]:
-    """Predicted nats per token and million weights of every tensor at type ``at``."""
+    """Predicted nats per token and price unit of every tensor at type ``at``."""
     cells = {name: run.costs.costs.get(name, {}).get(at) for name in run.ours.allocation.qtypes if name in run.model.tensors}
-    return {name: 1e6 * cell.cost / run.model.tensors[name].n_params for name, cell in cells.items() if cell}
+    unit, _ = price_unit(run)
+    return {name: unit * cell.cost / run.model.tensors[name].n_params for name, cell in cells.items() if cell}
 
 
 def role_price(run: Run, role: Role, at: str) -> float | None:
     """The same for all tensors of a role together; None if not all are priced."""
     cells = [run.costs.costs.get(info.name, {}).get(at) for info in role.infos]
-    return 1e6 * sum(cell.cost for cell in cells if cell) / role.n_params if at and all(cells) else None
+    return price_unit(run)[0] * sum(cell.cost for cell in cells if cell) / role.n_params if at and all(cells) else None
 
 
 def price_lines(run: Run) -> list[str]:
@@ -42,5 +49,5 @@ def price_lines(run: Run) -> list[str]:
         ", ".join(f"{code(name.removesuffix('.weight'))} ({number(price, 3)})" for name, price in part)
         for part in (prices[:shown], prices[::-1][:shown])
     )
-    unit = f"Predicted cost per weight at {at} (nats per token and million weights)"
+    unit = f"Predicted cost per weight at {at} (nats per token and {price_unit(run)[1]})"
     return [f"{unit}: highest for {dear}; smallest for {cheap}."]

@@ -1,7 +1,7 @@
 """A map of the model: one row per block, one column per role, tensors outside of the blocks in a strip below."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CELL_WIDTH, _LEAST_WIDTH, _SIDES = 0.66, 6.5, 0.9  # inches
-_CELL_HEIGHT, _MAX_HEIGHT, _HEAD, _STRIP = 0.27, 26.0, 1.9, 0.8
+_CELL_HEIGHT, _MAX_HEIGHT, _HEAD, _BAR = 0.27, 26.0, 2.0, 0.14
 _TEXT_HEIGHT = 0.15  # a lower row has no room for text
+_SHORT_NAME = 11  # characters that fit below a cell
 _DARK = 0.18  # relative luminance below which white text has the stronger contrast
 _ORDER = (
     "attn_qkv",
@@ -52,6 +53,16 @@ class _Panel:
     columns: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How cells are coloured and how high they are, in inches."""
+
+    cells: Cells
+    norm: Any
+    colours: Any
+    row_height: float
+
+
 def _role_key(role: str) -> tuple[int, str]:
     rank = next((i for i, start in enumerate(_ORDER) if role == start or role.startswith(f"{start}_")), len(_ORDER))
     return rank, role
@@ -76,61 +87,65 @@ def _is_dark(rgba: tuple[float, float, float, float]) -> bool:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < _DARK
 
 
-def _draw(axes: "Axes", panel: _Panel, n_columns: int, cells: Cells, norm: Any, with_text: bool) -> Any:
+def _draw(axes: "Axes", panel: _Panel, shape: tuple[int, int], look: _Look) -> Any:
     """Colour and label the panel's cells; returns the image for the colour bar."""
-    from matplotlib import colormaps
-
-    colours = colormaps[COLOUR_MAP].with_extremes(bad=blank)
-    values = np.full((len(panel.rows), n_columns), np.nan)
+    values = np.full(shape, np.nan)
     for (row, column), name in panel.cells.items():
-        values[row, column] = value = cells.values[name]
-        if with_text:
-            colour = "white" if _is_dark(colours(norm(value))) else "black"
-            axes.text(column, row, cells.texts[name], ha="center", va="center", fontsize=SMALL, color=colour)
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-    axes.set_xticks(np.arange(-0.5, n_columns), minor=True)
-    axes.set_yticks(np.arange(-0.5, len(panel.rows)), minor=True)
-    axes.grid(which="minor", color="white", linewidth=1)
+        values[row, column] = value = look.cells.values[name]
+        if look.row_height >= _TEXT_HEIGHT:
+            colour = "white" if _is_dark(look.colours(look.norm(value))) else "black"
+            axes.text(column, row, look.cells.texts[name], ha="center", va="center", fontsize=SMALL, color=colour)
+    masked = np.ma.masked_invalid(values)
+    image = axes.imshow(masked, cmap=look.colours, norm=look.norm, aspect="auto", interpolation="nearest")
+    axes.set_xticks(np.arange(-0.5, shape[1]), minor=True)
+    axes.set_yticks(np.arange(-0.5, shape[0]), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1 if look.row_height >= _TEXT_HEIGHT else 0)
     axes.tick_params(which="both", length=0, labelsize=SMALL + 1)
     axes.spines[:].set_visible(False)
     return image
 
 
-def _label_blocks(axes: "Axes", panel: _Panel, row_height: float) -> None:
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if step * row_height >= _TEXT_HEIGHT)
+def _draw_blocks(axes: "Axes", panel: _Panel, n_columns: int, look: _Look) -> Any:
+    image = _draw(axes, panel, (len(panel.rows), n_columns), look)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**6) if step * look.row_height >= _TEXT_HEIGHT)
     axes.set_yticks(range(0, len(panel.rows), step), panel.rows[::step])
     axes.set_ylabel("block", fontsize=NORMAL)
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=40, ha="left", rotation_mode="anchor")
+    return image
 
 
-def _label_outer(axes: "Axes", panel: _Panel) -> None:
-    axes.set_yticks([])
-    axes.set_ylabel("outside", fontsize=NORMAL, rotation=0, ha="right", va="center")
-    axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=20, ha="right", rotation_mode="anchor")
+def _draw_outer(axes: "Axes", panel: _Panel, n_columns: int, look: _Look) -> Any:
+    image = _draw(
+        axes, panel, (1, n_columns), replace(look, colours=look.colours.with_extremes(bad="white"), row_height=_CELL_HEIGHT)
+    )
+    axes.set_yticks([0], ["others"])
+    long = max(map(len, panel.columns)) > _SHORT_NAME
+    slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(panel.columns)), panel.columns, fontsize=SMALL, **slanted)
+    return image
+
+
+def _draw_bar(figure: "Figure", axes: "Axes", image: Any, unit: str) -> None:
+    figure.colorbar(image, cax=axes, orientation="horizontal", format="%g")
+    axes.tick_params(labelsize=SMALL)
+    axes.set_xlabel(unit, fontsize=SMALL + 1)
 
 
 def map_figure(model: Model, cells: Cells, norm: Any) -> "Figure":
     """The map of ``cells``; it grows with blocks and roles, and leaves out texts that would not fit."""
+    from matplotlib import colormaps
+
     names = [name for name in cells.values if name in model.tensors]
     inner, outer = _block_panel(model, names), _outer_panel(model, names)
     n_rows, n_columns = len(inner.rows), max(len(inner.columns), len(outer.columns), 1)
-    row_height = min(_CELL_HEIGHT, _MAX_HEIGHT / max(1, n_rows))
-    parts = [("blocks", n_rows * row_height)] if inner.cells else []
-    parts += [("outer", _CELL_HEIGHT)] if outer.cells else []
-    height = _HEAD + sum(size for _, size in parts) + (_STRIP if outer.cells else 0.0)
-    figure = new_figure(max(_LEAST_WIDTH, _SIDES + n_columns * _CELL_WIDTH), height)
-    ratios = {"height_ratios": [0.12, *(size for _, size in parts)]}
-    axes = figure.subplot_mosaic([["bar"], *([part] for part, _ in parts)], gridspec_kw=ratios)
-    image = None
-    if inner.cells:
-        image = _draw(axes["blocks"], inner, n_columns, cells, norm, row_height >= _TEXT_HEIGHT)
-        _label_blocks(axes["blocks"], inner, row_height)
-    if outer.cells:
-        image = _draw(axes["outer"], outer, n_columns, cells, norm, True)
-        _label_outer(axes["outer"], outer)
-    figure.colorbar(image, cax=axes["bar"], orientation="horizontal")
-    axes["bar"].tick_params(labelsize=SMALL)
-    axes["bar"].set_xlabel(cells.unit, fontsize=SMALL + 1)
+    look = _Look(cells, norm, colormaps[COLOUR_MAP].with_extremes(bad=BLANK), min(_CELL_HEIGHT, _MAX_HEIGHT / max(1, n_rows)))
+    drawn = {"blocks": (inner, n_rows * look.row_height, _draw_blocks), "others": (outer, _CELL_HEIGHT, _draw_outer)}
+    parts = {key: part for key, part in drawn.items() if part[0].cells}
+    heights = [_BAR, *(height for _, height, _ in parts.values())]
+    figure = new_figure(max(_LEAST_WIDTH, _SIDES + n_columns * _CELL_WIDTH), _HEAD + sum(heights))
+    axes: dict[str, Axes] = figure.subplot_mosaic([["bar"], *([key] for key in parts)], gridspec_kw={"height_ratios": heights})
+    images = [draw(axes[key], panel, n_columns, look) for key, (panel, _, draw) in parts.items()]
+    _draw_bar(figure, axes["bar"], images[0], cells.unit)
     figure.suptitle(cells.title, fontsize=LARGE, parse_math=False)
     return figure

@@ -68,7 +68,7 @@ def place_labels(figure: "Figure", axes: "Axes", points: Sequence[Labelled]) -> 
     """Label every point at the first free place around it, or at the one that covers least."""
     figure.draw_without_rendering()  # the layout must stand before boxes can be measured
     inside = axes.get_window_extent()
-    taken = [*_boxes_of_lines(axes, points), *([legend.get_window_extent()] if (legend := axes.get_legend()) else [])]
+    taken = _boxes_of_lines(axes, points)
     lowest = min({point.kind for point in points}, key=lambda kind: min(point.kld for point in points if point.kind == kind))
     for point in sorted(points, key=lambda point: not point.ours):
         places = (*(_FALLING if point.kind == lowest else _FALLING[::-1]), *_OTHERS)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GB_FROM = 10_000_000_000  # bytes of the largest file from which the axis is in GB
-_NARROW = 8.0  # largest over smallest value below which ticks are set as on a linear axis
+_ROOM = 1.5  # factor above and below the data
+_NARROW = 6.0  # upper over lower limit below which ticks stand closer
+_FINE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+_LEAST_SPAN = 0.1  # of the largest file
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,32 @@ def _draw_series(axes: "Axes", points: list[Point], name: str, colour: str, mark
 
 
 def _scale(axes: "Axes", points: list[Point]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    """Limits with room for labels, and never so narrow that sizes or divergences that are nearly equal look far apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = min(point.kld - min(point.se, 0.9 * point.kld) for point in points), max(point.kld + point.se for point in points)
     axes.set_yscale("log")
-    axes.set_ylim(low / 1.5, high * 1.5)
-    narrow = 2.25 * high / low < _NARROW
-    axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5)))
+    axes.set_ylim(low / _ROOM, high * _ROOM)
+    narrow = _ROOM**2 * high / low < _NARROW
+    axes.yaxis.set_major_locator(LogLocator(subs=_FINE if narrow else (1, 2, 5), numticks=15))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    sizes = [point.size for point in points]
-    margin = 0.18 * (max(sizes) - min(sizes)) or 0.05 * max(sizes)
-    axes.set_xlim(min(sizes) - margin, max(sizes) + margin)
+    if narrow:
+        axes.yaxis.set_minor_locator(NullLocator())
+    smallest, largest = min(point.size for point in points), max(point.size for point in points)
+    half = max(0.68 * (largest - smallest), _LEAST_SPAN / 2 * largest)
+    axes.set_xlim((smallest + largest) / 2 - half, (smallest + largest) / 2 + half)
+    axes.ticklabel_format(axis="x", useOffset=False, style="plain")
+
+
+def _decorate(axes: "Axes", unit: str, title: str) -> None:
+    axes.set_xlabel(f"file size ({unit}, decimal)", fontsize=NORMAL)
+    axes.set_ylabel("mean KLD (nats per token, ± 1 standard error)", fontsize=NORMAL)
+    axes.set_title(title, fontsize=LARGE, parse_math=False)
+    axes.grid(which="major", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL + 1)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def size_kld_figure(run: Run) -> "Figure | None":
@@ -85,15 +102,10 @@ def size_kld_figure(run: Run) -> "Figure | None":
         series = [point for point in points if (point.kind == "stock") == stock]
         if series:
             _draw_series(axes, series, name, colour, marker)
-    axes.set_xlabel(f"file size ({'GB' if large else 'MB'}, decimal)", fontsize=NORMAL)
-    axes.set_ylabel("mean KLD (nats per token, ± 1 standard error)", fontsize=NORMAL)
-    axes.set_title(
-        f"{run.model.name}: file size and mean KLD from the source, {measured.n_tokens:,} tokens", fontsize=LARGE, parse_math=False
+    _decorate(
+        axes, "GB" if large else "MB", f"{run.model.name}: file size and mean KLD from the source, {measured.n_tokens:,} tokens"
     )
-    axes.grid(which="major", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=SMALL + 1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=SMALL + 1, frameon=False, loc="upper right")
+    # outside: within the axes its markers would look like data
+    figure.legend(fontsize=SMALL + 1, frameon=False, loc="outside lower center", ncols=2)
     place_labels(figure, axes, points)
     return figure

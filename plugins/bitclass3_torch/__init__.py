@@ -44,12 +44,16 @@ def _put_weights(loaded: TorchModel, source: Model, architecture: Architecture) 
 def _check_candidates(loaded: TorchModel, reference: Model, candidates: list[Model], architecture: Architecture) -> None:
     lost = sorted(architecture.quantizable - set(loaded.modules))
     if lost:
-        raise ModelFileError(f"torch cannot place {len(lost)} tensors of {reference.arch} ({lost[0]}); evaluate with llama-perplexity instead")
+        raise ModelFileError(
+            f"torch cannot place {len(lost)} tensors of {reference.arch} ({lost[0]}); evaluate with llama-perplexity instead"
+        )
     for candidate in candidates:
         for name in loaded.modules:
             info = candidate.tensors.get(name)
             if info is None or info.shape != reference.tensors[name].shape:
-                raise ModelFileError(f"{candidate.path.name} is no quantization of {reference.path.name}: {name} is missing or has another shape")
+                raise ModelFileError(
+                    f"{candidate.path.name} is no quantization of {reference.path.name}: {name} is missing or has another shape"
+                )
 
 
 def _score_group(

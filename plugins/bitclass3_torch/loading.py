@@ -89,7 +89,9 @@ def _require_transformers() -> None:
         import torch  # noqa: F401
         import transformers
     except ImportError as error:
-        raise PluginError(f"this plugin needs torch and transformers ({error.name} is missing); pip install 'bitclass3[torch]'") from None
+        raise PluginError(
+            f"this plugin needs torch and transformers ({error.name} is missing); pip install 'bitclass3[torch]'"
+        ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -99,11 +101,15 @@ def _load_hf(model: Model, device: "torch.device", dtype: "torch.dtype") -> tupl
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if model.hf is None:
-        raise ModelFileError(f"{model.path.name} has no HF folder beside it, which torch needs; give --model FOLDER, or --plugin imatrix with an imatrix file")
+        raise ModelFileError(
+            f"{model.path.name} has no HF folder beside it, which torch needs; give --model FOLDER, or --plugin imatrix with an imatrix file"
+        )
     if not (model.hf / "config.json").is_file():
         raise ModelFileError(f"{model.hf} is no HF model folder (no config.json); give the folder that the GGUF was converted from")
     try:
-        net = AutoModelForCausalLM.from_pretrained(model.hf, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True)
+        net = AutoModelForCausalLM.from_pretrained(
+            model.hf, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(model.hf, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises whatever its parts raise
         line = str(error).strip().splitlines()
@@ -137,7 +143,9 @@ def _check_same_model(loaded: TorchModel, model: Model, architecture: Architectu
         hf = hf if columns is None else hf[:, columns]
         gguf = model.read(name, rows)
         if not np.allclose(hf, gguf, rtol=1e-2, atol=1e-2 * float(np.abs(gguf).max() or 1.0)):
-            raise ModelFileError(f"{model.path.name} was not converted from {model.hf}: {name} differs; give the HF folder and the GGUF of one model")
+            raise ModelFileError(
+                f"{model.path.name} was not converted from {model.hf}: {name} differs; give the HF folder and the GGUF of one model"
+            )
 
 
 def load_torch_model(model: Model, architecture: Architecture, device: str, dtype: str) -> TorchModel:
@@ -150,7 +158,9 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     net, tokenizer = _load_hf(model, where, pick_dtype(dtype, where))
     modules = _find_modules(net, model, architecture)
     if not modules:
-        raise ModelFileError(f"no tensor of {model.path.name} ({model.arch}) was found in {model.hf}; is it the same model? else use --plugin imatrix")
+        raise ModelFileError(
+            f"no tensor of {model.path.name} ({model.arch}) was found in {model.hf}; is it the same model? else use --plugin imatrix"
+        )
     head = net.get_output_embeddings() if "output.weight" not in model.tensors else None
     loaded = TorchModel(net, tokenizer, where, modules, head)
     _check_same_model(loaded, model, architecture)

@@ -106,7 +106,7 @@ class Collector:
         with torch.set_grad_enabled(self._with_gradients):
             logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
             if self._with_gradients:
-                sampled_label_loss(logits, generator).backward()
+                sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
         if self._embedding is not None:
             self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
 

@@ -17,8 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Test data, generated tables and copies of other projects teach a small model nothing that its held-out text asks for.
-EXCLUDED = {"test", "tests", "encodings", "pydoc_data", "site-packages", "ensurepip", "lib2to3", "idlelib", "distutils", "__pycache__"}
-HELD_OUT = {"calibration": range(0, 5), "evaluation": range(5, 10)}  # of 100 hash buckets; the rest is for training
+EXCLUDED = {
+    "test",
+    "tests",
+    "encodings",
+    "pydoc_data",
+    "site-packages",
+    "ensurepip",
+    "lib2to3",
+    "idlelib",
+    "distutils",
+    "__pycache__",
+}
+HELD_OUT = {"calibration": range(5), "evaluation": range(5, 10)}  # of 100 hash buckets; the rest is for training
 MAX_CHARS = {"calibration": 400_000, "evaluation": 500_000}
 MAX_DOCUMENT_CHARS = 40_000  # one long module must not be most of a held-out part
 

@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine with Python >= 3.10: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out/tiny-qwen35
+
+.PHONY: run test fast lint format setup clean
+
+run: setup  ## quantize the example model: measure, solve, export, evaluate, model card
+	$(BIN)/bitclass3 run examples/quickstart.toml --out $(OUT)
+
+test: setup lint  ## every test
+	$(BIN)/python -m pytest
+
+fast: setup  ## the tests that need seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "bitclass3 needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out
