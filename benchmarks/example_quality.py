@@ -1,0 +1,80 @@
+"""Ours against stock mixes on the example model, at 3.6, 4.8 and 5.4 bpw: two estimators, files of equal size, one evaluation text.
+
+For each level the stock mix nearest to it in bpw sets the size in bytes; `kl-hessian` + `ilp` and `hessian-diag` + `ilp` get that
+budget. Both are also solved at the level's own bpw. Prints Markdown tables; a second call uses everything measured again.
+
+usage: python benchmarks/example_quality.py [OUT_DIR]
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LEVELS = (3.6, 4.8, 5.4)
+ESTIMATORS = ("kl-hessian", "hessian-diag")
+
+
+def bitclass3(*arguments: object) -> dict[str, Any]:
+    """The JSON of a command that must succeed."""
+    done = subprocess.run([sys.executable, "-m", "bitclass3_core", *map(str, arguments), "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return dict(json.loads(done.stdout))
+
+
+def nearest_mixes() -> dict[float, str]:
+    """The stock mix nearest to each level, in bpw of the whole model."""
+    from bitclass3_qwen35 import bitclass3_architecture
+    from bitclass3_stock import STOCK_FTYPES, stock_qtypes
+
+    from bitclass3_core.gguf_model import GgufModel
+    from bitclass3_core.layout import bpw
+
+    model = GgufModel(ROOT / "examples" / "tiny-qwen35" / "model-bf16.gguf")
+    quantizable = bitclass3_architecture(model=model).quantizable
+    sizes = {ftype: bpw(model, stock_qtypes(model, quantizable, ftype)) for ftype in STOCK_FTYPES}
+    return {level: min(sizes, key=lambda ftype: abs(sizes[ftype] - level)) for level in LEVELS}
+
+
+def run(out: Path, estimator: str, *target: object) -> dict[str, Any]:
+    """One run; returns its candidates and paired differences."""
+    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, *target, "--out", out / estimator)
+
+
+def row(label: str, candidate: dict[str, Any], difference: dict[str, float] | None) -> str:
+    """One line of the table."""
+    figures = candidate["evaluation"]
+    pair = f"{difference['mean']:+.4f} ± {difference['se']:.4f}" if difference else ""
+    return (
+        f"| {label} | {candidate['file_bytes']:,} | {candidate['bpw']:.3f} | {figures['mean_kld']:.4f} ± {figures['se_kld']:.4f} | {pair} "
+        f"| {figures['median_kld']:.4f} | {figures['p999_kld']:.2f} | {figures['same_top1']:.1%} | {figures['ppl']:.2f} |"
+    )
+
+
+def table(level: float, ftype: str, out: Path) -> list[str]:
+    """The table of one level."""
+    heading = "| allocation | bytes | bpw | mean KLD | against stock (paired) | median | 99.9 % | same top-1 | PPL |"
+    lines = [f"\n### {level} bpw: the size of stock {ftype}\n", heading, "|---|---|---|---|---|---|---|---|---|"]
+    for estimator in ESTIMATORS:
+        matched = run(out, estimator, "--match-stock", ftype)
+        ours, stock = matched["candidates"][:2]
+        if estimator == ESTIMATORS[0]:
+            lines.append(row(f"stock {ftype}", stock, None))
+        lines.append(row(f"{estimator} + ilp, same bytes", ours, matched["paired_differences"].get(stock["name"])))
+        exact = run(out, estimator, "--target-bpw", level, "--baseline", ftype)
+        lines.append(row(f"{estimator} + ilp, {level} bpw", exact["candidates"][0], exact["paired_differences"].get(stock["name"])))
+    return lines
+
+
+def main() -> None:
+    """Print all levels."""
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "out" / "quality"
+    for level, ftype in nearest_mixes().items():
+        print("\n".join(table(level, ftype, out)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
