@@ -8,7 +8,7 @@ from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget, fixed_bytes
 from bitclass3_core.model import Architecture, Model, TensorInfo, padded
 from bitclass3_core.problem import Choice, Group, Problem, undominated
-from bitclass3_core.qtypes import qtype
+from bitclass3_core.qtypes import menu, qtype
 
 
 def resolve_pins(model: Model, architecture: Architecture, pins: Mapping[str, str]) -> dict[str, str]:
@@ -22,7 +22,7 @@ def resolve_pins(model: Model, architecture: Architecture, pins: Mapping[str, st
             matcher = re.compile(pattern)
         except re.error as error:
             raise ConfigError(f"pin {pattern!r} is no regular expression ({error}); escape dots as \\\\.") from None
-        q = qtype(name)
+        (q,) = menu([name])
         matched = [tensor for tensor in sorted(architecture.quantizable) if matcher.search(tensor)]
         if not matched:
             raise ConfigError(

@@ -150,7 +150,7 @@ class CandidateStore:
         """Evaluations by candidate name: of ``files``, measured where needed, and of earlier files that can still be compared."""
         found: dict[str, Evaluation] = {}
         missing: list[MadeFile] = []
-        for made in {made.name: made for made in (*files, *self.earlier())}.values():
+        for made in {made.name: made for made in (*self.earlier(), *files)}.values():
             path, artefact = self._evaluation_path(made.name), f"evaluation {made.name}"
             if self._folder.reason(artefact, path, self._evaluation_parts(made, source, corpus)) is None:
                 found[made.name] = load_evaluation(path)

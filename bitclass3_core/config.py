@@ -111,18 +111,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
         entry = values.get(section, {})
         if isinstance(entry, dict) and key in entry:
             entry[key] = _relative_to(path.parent, entry[key])
-    for section in ("architecture", "estimate", "measure", "budget", "solve", "evaluate"):
-        plugin = values.get(section, {}).get("plugin") if isinstance(values.get(section), dict) else None
-        if isinstance(plugin, str) and plugin.endswith(".py"):
-            values[section]["plugin"] = _relative_to(path.parent, plugin)
+    for section in RunConfig.model_fields:
+        entry = values.get(section)
+        if isinstance(entry, dict) and "plugin" in entry:
+            entry["plugin"] = _relative_to(path.parent, entry["plugin"], ".py")
+    if "wrappers" in values:
+        values["wrappers"] = _relative_to(path.parent, values["wrappers"], ".py")
     return values
 
 
-def _relative_to(folder: Path, value: Any) -> Any:
-    """Paths in a pipeline file are relative to that file; so is a plugin's file."""
+def _relative_to(folder: Path, value: Any, ending: str = "") -> Any:
+    """Paths in a pipeline file are relative to that file; so is a plugin's file (``ending`` tells it from a plugin's name)."""
     if isinstance(value, list):
-        return [_relative_to(folder, item) for item in value]
-    return str(folder / value) if isinstance(value, str) else value
+        return [_relative_to(folder, item, ending) for item in value]
+    return str(folder / value) if isinstance(value, str) and value.endswith(ending) else value
 
 
 def parse_setting(text: str) -> tuple[list[str], Any]:
@@ -160,6 +162,8 @@ def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
             )
         stage = plugin.stages[0]
         section = values.setdefault(stage, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"key {stage!r} is no table; write [{stage}] plugin = {name!r}")
         if stage in _LIST_STAGES and stage in replaced:
             section["plugin"] = [*section["plugin"], name]
         elif stage in _LIST_STAGES:
@@ -178,7 +182,7 @@ def _move_budget_keys(values: dict[str, Any]) -> None:
     section = values.get("budget")
     if isinstance(section, dict):
         short = {key: section.pop(key) for key in list(section) if key not in {"plugin", "options"}}
-        if short:
+        if short and isinstance(section.get("options", {}), dict):
             section["options"] = {**section.get("options", {}), **short}
 
 

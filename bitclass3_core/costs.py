@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitclass3_core.errors import ModelFileError
+from bitclass3_core.errors import Bitclass3Error, ModelFileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +63,8 @@ class CostStore:
     def save(self, fingerprint: str, tensor: str, costs: Mapping[str, Cost]) -> None:
         """Keep one tensor's costs."""
         rows = [(fingerprint, tensor, q, cell.cost, cell.se, cell.n_rows) for q, cell in costs.items()]
-        with self._lock, closing(self._connect()) as connection, connection:
-            connection.executemany("INSERT OR REPLACE INTO cost VALUES (?, ?, ?, ?, ?, ?)", rows)
+        try:
+            with self._lock, closing(self._connect()) as connection, connection:
+                connection.executemany("INSERT OR REPLACE INTO cost VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise Bitclass3Error(f"{self.path} cannot be written ({error}); make room and run again, what is measured is kept") from None

@@ -37,11 +37,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _is_full_disk(error):
             raise Bitclass3Error(f"no room on disk to write {path}; free some and run again, what is measured is kept") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full_disk(error: OSError) -> bool:
+    """Whether the disk or the quota is full, or the file as large as it may be; numpy's ``tofile`` says so in words, without errno."""
+    short_write = error.errno is None and "requested and" in str(error)
+    return short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def require_room(folder: Path, n_bytes: int, what: str) -> None:

@@ -95,7 +95,7 @@ def check_gguf(path: Path) -> None:
             _check_content(_Cursor(data, path), n_bytes)
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist; check the path of the GGUF") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:  # a folder, no permission, a name that is too long
         raise ModelFileError(f"{path} cannot be read as a GGUF: {error.strerror}") from None
 
 

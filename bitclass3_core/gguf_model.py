@@ -38,7 +38,8 @@ def split_files(path: Path) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> GGUFReader:
+def open_reader(path: Path) -> GGUFReader:
+    """gguf's reader of a file that passed ``check_gguf``. Raises ModelFileError if the file cannot be used."""
     check_gguf(path)
     try:
         return GGUFReader(path)
@@ -53,7 +54,7 @@ class GgufModel:
         self.path = path
         self.hf = hf
         self.files = split_files(path)
-        self._readers = [_open(file) for file in self.files]
+        self._readers = [open_reader(file) for file in self.files]
         self._sources: dict[str, ReaderTensor] = {t.name: t for reader in self._readers for t in reader.tensors}
         self.fields: dict[str, ReaderField] = {
             key: value for key, value in self._readers[0].fields.items() if not key.startswith(("GGUF.", "split."))
@@ -94,7 +95,7 @@ class GgufModel:
         digest = hashlib.sha256()
         for key, value in sorted(self.fields.items()):
             digest.update(key.encode())
-            for part in value.parts[-64:]:
+            for part in value.parts:
                 digest.update(part.tobytes())
         for name, info in self.tensors.items():
             data = self.read_raw(name)

@@ -17,7 +17,8 @@ QUANTIZATION_VERSION = 2  # ggml's GGML_QNT_VERSION
 IMATRIX_FILE, IMATRIX_DATASET = "imatrix.gguf", "bitclass3"
 # Set by the writer itself; the alignment goes back to GGUF's default.
 _REPLACED = {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
-# general.file_type: llama.cpp's number of the mix that a file is called after; 1024 is its flag for "guessed"
+GUESSED_FTYPE = 1024  # llama.cpp's flag for a file that is called after no mix of its own
+# general.file_type: llama.cpp's number of the mix that a file is called after
 FTYPES = {
     "F32": 0,
     "F16": 1,
@@ -71,7 +72,7 @@ def _open_writer(path: Path, model: Model, ftype: str, n_imatrix: int, n_chunks:
     writer = GGUFWriter(path, model.arch)
     _copy_metadata(writer, model)
     writer.add_quantization_version(QUANTIZATION_VERSION)
-    writer.add_file_type(FTYPES[ftype])
+    writer.add_file_type(FTYPES.get(ftype, GUESSED_FTYPE))
     writer.add_string("quantize.imatrix.file", IMATRIX_FILE)
     writer.add_string("quantize.imatrix.dataset", IMATRIX_DATASET)
     writer.add_uint32("quantize.imatrix.entries_count", n_imatrix)

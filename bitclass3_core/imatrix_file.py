@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFWriter
 
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.files import atomic_path
-from bitclass3_core.gguf_guard import check_gguf
+from bitclass3_core.gguf_model import open_reader
 from bitclass3_core.model import FloatArray
 from bitclass3_core.sensitivity import Sensitivity
 
@@ -57,8 +57,10 @@ def read_imatrix(path: Path) -> Imatrix:
     if not found.in_power:
         raise ModelFileError(f"imatrix {path} has no entries; make it again with llama-imatrix")
     for name, values in found.in_power.items():
-        if np.isinf(values).any() or (values < 0).any():
-            raise ModelFileError(f"imatrix {path} has Inf or negative values for {name}; make it again with llama-imatrix")
+        reached = values.reshape(-1, values.shape[-1])
+        reached = reached[~np.isnan(reached).all(axis=1)]
+        if not np.isfinite(reached).all() or (reached < 0).any():
+            raise ModelFileError(f"imatrix {path} has NaN, Inf or negative values for {name}; make it again with llama-imatrix")
     return found
 
 
@@ -71,8 +73,7 @@ def _mean(sums: FloatArray, counts: FloatArray) -> FloatArray:
 
 
 def _read_gguf(path: Path) -> Imatrix:
-    check_gguf(path)
-    reader = GGUFReader(path)
+    reader = open_reader(path)
     kind = reader.get_field("general.type")
     if kind is None or kind.contents() != "imatrix":
         raise ModelFileError(f"{path} is a GGUF but no imatrix (general.type is {kind.contents() if kind else 'missing'!r})")

@@ -20,6 +20,7 @@ from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
 _LIBRARY_NAMES = {"linux": "libggml-base.so", "darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
+_F16_OVERFLOW = 65520.0  # the smallest number that rounds to Inf
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _FLOATS, ctypes.c_int64)
 
@@ -107,6 +108,8 @@ def _float_to_bytes(rows: FloatArray, q: QType) -> NDArray[np.uint8]:
     if q.name == "F32":
         return rows.view(np.uint8)
     if q.name == "F16":
+        if rows.size and np.abs(rows).max() >= _F16_OVERFLOW:
+            raise ModelFileError("weights too large for F16; choose BF16 or another type for this tensor")
         return rows.astype(np.float16).view(np.uint8)
     bits = rows.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)  # BF16: round half to even
@@ -116,7 +119,8 @@ def _float_to_bytes(rows: FloatArray, q: QType) -> NDArray[np.uint8]:
 def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> NDArray[np.uint8]:
     """Quantize [n, n_in] float32 rows to bytes [n, row bytes], guided by the importance of each column [n_in] if there is one.
 
-    Raises ModelFileError for NaN, Inf, and for a type that needs an imatrix and has none.
+    Raises ModelFileError for NaN, Inf, and for a type that needs an imatrix and has none; ValueError for rows or an imatrix of a
+    size that the kernel cannot take, where ggml would end the process.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if not np.isfinite(rows).all():
@@ -125,8 +129,13 @@ def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> N
         return _float_to_bytes(rows, q).reshape(len(rows), -1)
     if imatrix is None and q.name in NEEDS_IMATRIX:
         raise ModelFileError(f"{q.name} needs an imatrix; choose another type or an estimator that gives in_power")
-    _check_layout(q)
     n_rows, n_in = rows.shape
+    if n_in % q.block_size or (imatrix is not None and imatrix.shape != (n_in,)):
+        given = "no imatrix" if imatrix is None else f"an imatrix of shape {imatrix.shape}"
+        raise ValueError(f"{q.name} takes rows of a multiple of {q.block_size} and an imatrix of one row, got {n_in} and {given}")
+    if imatrix is not None and not np.isfinite(imatrix).all():
+        raise ModelFileError("NaN or Inf in the imatrix; make the imatrix again")
+    _check_layout(q)
     out = np.empty((n_rows, n_in // q.block_size * q.type_size), dtype=np.uint8)
     weights = None if imatrix is None else np.ascontiguousarray(imatrix, dtype=np.float32).ctypes.data_as(_FLOATS)
     handle = library().handle

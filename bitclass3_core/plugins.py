@@ -66,12 +66,21 @@ def _implemented(module: ModuleType) -> tuple[tuple[str, ...], bool]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist; give the path of a .py file")
-    spec = importlib.util.spec_from_file_location(f"bitclass3_file_{path.stem}", path)
+    # one module for one content: a plugin of two stages is loaded for each of them, and must stay the same plugin
+    digest = hashlib.sha256(f"{path.resolve()}".encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"bitclass3_file_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin file {path} cannot be imported; give a .py file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -104,7 +113,10 @@ def _as_config_error(error: ValidationError, plugin: Plugin, options: type[BaseM
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"plugin {plugin.name!r} has no option {key!r}{did_you_mean(key, options.model_fields)}")
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not key:  # a rule over several options
+        return ConfigError(f"options of plugin {plugin.name!r}: {message}")
     return ConfigError(f"option {key!r} of plugin {plugin.name!r}: {message}, got {first.get('input')!r}")
 
 
@@ -125,7 +137,10 @@ class PluginManager:
     """pluggy's manager with one run's plugins, and one way to call a hook."""
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
-        self._plugins = {plugin.name: plugin for plugin in plugins}
+        self._plugins: dict[str, Plugin] = {}
+        for plugin in plugins:
+            if self._plugins.setdefault(plugin.name, plugin).module is not plugin.module:
+                raise PluginError(f"two plugins are named {plugin.name!r}; rename the file of one")
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         for plugin in self._plugins.values():

@@ -44,7 +44,9 @@ class RunFolder:
         if self._manifest_path.is_file():
             try:
                 self._manifest.update(json.loads(self._manifest_path.read_text(encoding="utf-8")))
-            except (ValueError, OSError) as error:
+                if not all(isinstance(self._manifest[key], dict) for key in ("artefacts", "candidates")):
+                    raise ValueError("artefacts and candidates are no tables")
+            except (ValueError, TypeError, OSError) as error:
                 raise Bitclass3Error(
                     f"{self._manifest_path} cannot be read ({error}); delete it, what was measured is in the other files"
                 ) from None

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,8 +105,12 @@ def load_sensitivity(path: Path) -> Sensitivity:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["bitclass3"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        return _sensitivity_of(about, arrays)
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise ModelFileError(f"{path} is no sensitivity file of bitclass3 ({error}); delete it and run again") from None
+
+
+def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) -> Sensitivity:
     found: dict[str, dict[str, dict[str, FloatArray]]] = {}
     for key, array in arrays.items():
         name, role, which = key.rsplit("|", 2)
@@ -147,7 +152,7 @@ def fill_missing(
         near = _neighbours(model, name, known)
         if near:
             outs = [powers.out_power for powers in near if powers.out_power is not None]
-            in_power = np.stack([powers.in_power for powers in near]).mean(axis=0)
+            in_power = np.mean(np.broadcast_arrays(*(powers.in_power for powers in near)), axis=0, dtype=np.float32)
             filled[name] = TensorSensitivity(Powers(in_power, np.stack(outs).mean(axis=0) if outs else None))
         elif info.role == "token_embd":
             rows = np.full(info.n_rows, 1 / info.n_rows, np.float32)

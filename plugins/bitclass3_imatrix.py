@@ -40,7 +40,7 @@ def _check_coverage(found: Imatrix, model: Model, architecture: Architecture, pa
     unknown = sorted(set(found.in_power) - set(model.tensors))
     if not set(found.in_power) & architecture.quantizable:
         raise ModelFileError(
-            f"imatrix {path} is of another model: none of its {len(unknown)} tensors ({unknown[0]}) is in {model.path.name}"
+            f"imatrix {path} is of another model: none of its {len(found.in_power)} tensors ({min(found.in_power)}) is to be quantized in {model.path.name}"
         )
     if len(unknown) > len(found.in_power) // 2:
         raise ModelFileError(

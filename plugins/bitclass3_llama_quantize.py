@@ -36,9 +36,9 @@ def find_program(llama_cpp: Path | None) -> Path:
     for folder in folders:
         for place in _PLACES:
             if found := shutil.which(PROGRAM, path=str(Path(folder) / place)):
-                return Path(found)
+                return Path(found).absolute()  # it runs in another folder
     if found := shutil.which(PROGRAM):
-        return Path(found)
+        return Path(found).absolute()
     looked = ", ".join(str(folder) for folder in folders) or "no folder given"
     raise ToolchainError(
         f"{PROGRAM} was not found ({looked}; not on PATH); set LLAMA_CPP_DIR, or use --plugin gguf, which needs no llama.cpp"
@@ -47,7 +47,10 @@ def find_program(llama_cpp: Path | None) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     """Run llama-quantize; raises ToolchainError with its last lines if it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise ToolchainError(f"{command[0]} cannot be run ({error.strerror}); build llama.cpp for this machine") from None
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise ToolchainError(f"{PROGRAM} failed with exit code {done.returncode}; its last lines: {' | '.join(lines[-4:])}")

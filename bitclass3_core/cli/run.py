@@ -12,6 +12,9 @@ from bitclass3_core.progress import terminal_progress
 from bitclass3_core.run import Candidate, Run
 
 
+_TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
+
+
 def _command_line() -> str:
     return shlex.join(["bitclass3", *sys.argv[1:]])
 
@@ -90,12 +93,12 @@ def print_result(run: Run, out: Path) -> None:
                 f"{figures.ppl:.3f}",
             )
         table.add_row(f"{candidate.name}.gguf", f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", *measured)
-    console = Console()
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(table)
     reference = next((c.evaluation for c in run.candidates if c.evaluation), None)
     if reference is not None:
         console.print(f"source PPL {reference.reference_ppl:.3f}; {reference.n_tokens:,} tokens scored", highlight=False)
-    console.print(verdict(run), highlight=False)
+    console.print(verdict(run), highlight=False, soft_wrap=True)
     console.print(f"files: {out}/ (model card: {out / 'README.md'})", highlight=False, soft_wrap=True)
 
 

@@ -1,5 +1,10 @@
 """in_power and out_power by hooks in the HF model: forward for E[x^2], one backward pass with sampled labels for E[g^2].
 
+The mean of g^2 is weighted with each token's |x|^2: out_power_i = sum_t |x_t|^2 g_ti^2 / sum_t |x_t|^2. The diagonal of the Fisher matrix
+is E[g_i^2 x_j^2]; with these weights out_power_i * in_power_j keeps its row sums exactly, where the plain product of means does not. It
+matters where g and x are not independent: at a token whose embedding is zero (a padding row), x stays zero through the first layers
+while the gradient through each RMSNorm grows by 1/sqrt(eps).
+
 The loss is the sum over positions of the cross-entropy to labels sampled from the model's own distribution: then E[grad grad^T] is the
 Fisher matrix, the Hessian of the KL divergence. Labels from the text would give the "empirical" Fisher, which is another matrix
 (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
@@ -28,36 +33,50 @@ class _Sums:
     def __init__(self) -> None:
         self.values: dict[str, Array64] = {}
 
-    def add(self, key: str, tensor: "torch.Tensor") -> None:
-        """Add the squares of [..., n], summed over all but the last dimension."""
-        summed = tensor.detach().float().reshape(-1, tensor.shape[-1]).square().sum(0).cpu().numpy().astype(np.float64)
+    def add(self, key: str, tensor: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
+        """Add the squares of [..., n], summed over all but the last dimension, each token [...] with its weight."""
+        squares = tensor.detach().float().reshape(-1, tensor.shape[-1]).square()
+        if weights is not None:
+            squares = squares * weights.reshape(-1, 1)
+        summed = squares.sum(0).cpu().numpy().astype(np.float64)
         self.values[key] = self.values[key] + summed if key in self.values else summed
 
 
 class _Embedding:
-    """What reaches the looked-up rows: how often each token occurs, and the squared gradient that it gets."""
+    """What reaches the looked-up rows: how often each token occurs, and the squared gradient that it gets.
 
-    def __init__(self, n_vocab: int) -> None:
+    Rows that are exactly zero (padding) stay zero in every type, so they count for nothing.
+    """
+
+    def __init__(self, table: "torch.Tensor") -> None:
+        n_vocab, self.n_in = table.shape
+        self.used = (table.detach() != 0).any(1).cpu().numpy()
         self.counts = np.zeros(n_vocab)
         self.row_power = np.zeros(n_vocab)
+        self.column_power = np.zeros(self.n_in)
+        self.has_gradients = False
 
     def add(self, ids: NDArray[np.int64], gradient: "torch.Tensor | None") -> None:
         """Add one chunk: ids [n], gradient [n, n_embd]."""
-        np.add.at(self.counts, ids, 1)
+        mine = self.used[ids]
+        np.add.at(self.counts, ids[mine], 1)
         if gradient is not None:
-            np.add.at(self.row_power, ids, gradient.float().square().sum(-1).cpu().numpy())
+            squares = gradient.float().cpu().numpy()[mine].astype(np.float64) ** 2
+            np.add.at(self.row_power, ids[mine], squares.sum(-1))
+            self.column_power += squares.sum(0)
+            self.has_gradients = True
 
-    def powers(self, column_power: Array64 | None, n_in: int) -> Powers:
+    def powers(self, n_tokens: int) -> Powers:
         """Two vectors whose product is f_r E[g_rj^2 | token r], rows smoothed as if each token had been seen once more.
 
         ``out_power`` sums to 1 over the vocabulary; without gradients it is the smoothed frequency and columns count alike.
         """
-        n_tokens, n_vocab = self.counts.sum(), len(self.counts)
-        if column_power is None:
-            return Powers(np.ones(n_in, np.float32), ((self.counts + 1) / (n_tokens + n_vocab)).astype(np.float32))
-        mean = self.row_power.sum() / n_tokens
-        rows = (self.row_power + mean) / ((n_tokens + n_vocab) * mean) if mean > 0 else np.full(n_vocab, 1 / n_vocab)
-        return Powers(column_power.astype(np.float32), rows.astype(np.float32))
+        n_seen, n_used = self.counts.sum(), self.used.sum()
+        if not self.has_gradients:
+            return Powers(np.ones(self.n_in, np.float32), (self.used * (self.counts + 1) / (n_seen + n_used)).astype(np.float32))
+        mean = max(self.row_power.sum() / max(n_seen, 1), np.finfo(np.float32).tiny)
+        rows = self.used * (self.row_power + mean) / ((n_seen + n_used) * mean)
+        return Powers((self.column_power / n_tokens).astype(np.float32), rows.astype(np.float32))
 
 
 class Collector:
@@ -66,13 +85,13 @@ class Collector:
     def __init__(self, loaded: TorchModel, with_gradients: bool) -> None:
         self._loaded = loaded
         self._with_gradients = with_gradients
-        self._inputs, self._outputs, self._columns = _Sums(), _Sums(), _Sums()
+        self._inputs, self._outputs = _Sums(), _Sums()
         self._embedding: _Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._handles: list[Any] = []
         for name, module in loaded.modules.items():
             if name == EMBEDDING:
-                self._embedding = _Embedding(module.weight.shape[0])
+                self._embedding = _Embedding(module.weight)
                 self._handles.append(module.register_forward_hook(self._on_lookup))
             else:
                 self._hook_linear(name, module)
@@ -83,7 +102,8 @@ class Collector:
         def on_forward(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
             self._inputs.add(name, inputs[0])
             if self._with_gradients and output.requires_grad:
-                output.register_hook(lambda gradient: self._outputs.add(name, gradient))
+                energy = inputs[0].detach().float().square().sum(-1)
+                output.register_hook(lambda gradient: self._outputs.add(name, gradient, energy))
 
         self._handles.append(module.register_forward_hook(on_forward))
 
@@ -95,7 +115,6 @@ class Collector:
 
     def _keep_gradient(self, gradient: "torch.Tensor") -> None:
         self._gradient = gradient.detach()
-        self._columns.add(EMBEDDING, gradient)
 
     def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
         """One chunk [n_ctx] forward, and backward from labels sampled at every position."""
@@ -121,18 +140,16 @@ class Collector:
         out: FloatArray | None = None
         in_power = (self._inputs.values[name] / n_tokens).astype(np.float32)
         if self._with_gradients:
-            out = (self._outputs.values[name] / n_tokens).astype(np.float32)
+            energy = max(float(self._inputs.values[name].sum()), np.finfo(np.float32).tiny)
+            out = (self._outputs.values[name] / energy).astype(np.float32)
             out = vector_to_gguf_order(out, name, architecture, "row")
         return Powers(vector_to_gguf_order(in_power, name, architecture, "column"), out)
 
     def tensors(self, n_tokens: int, architecture: Architecture) -> dict[str, TensorSensitivity]:
         """The means over ``n_tokens`` tokens, in the GGUF's order of rows and columns."""
         found = {}
-        for name, module in self._loaded.modules.items():
-            lookup = None
-            if name == EMBEDDING and self._embedding is not None:
-                columns = self._columns.values[EMBEDDING] / n_tokens if self._with_gradients else None
-                lookup = self._embedding.powers(columns, module.weight.shape[1])
+        for name in self._loaded.modules:
+            lookup = self._embedding.powers(n_tokens) if name == EMBEDDING and self._embedding is not None else None
             linear = self._linear(name, n_tokens, architecture)
             if linear is not None or lookup is not None:
                 found[name] = TensorSensitivity(linear, lookup)
