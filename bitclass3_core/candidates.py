@@ -55,7 +55,7 @@ def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) 
         "budget": {"data_bytes": budget.data_bytes, "label": budget.label},
         "cost": costs.total(allocation.qtypes),
         "cost_in_nats_per_token": costs.in_nats,
-        "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None,
+        "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal} if proof else None,
         "qtypes": dict(sorted(allocation.qtypes.items())),
         "solver": allocation.solver,
     }

@@ -107,6 +107,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"pipeline file {path} does not exist; check the path") from None
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"pipeline file {path} is no valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"pipeline file {path} cannot be read: {error.strerror}") from None
     for section, key in _PATH_KEYS:
         entry = values.get(section, {})
         if isinstance(entry, dict) and key in entry:

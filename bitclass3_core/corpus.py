@@ -42,7 +42,7 @@ def document(text: str, domain: str) -> Document:
 
 def _from_json_lines(path: Path, text: str) -> list[Document]:
     documents = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

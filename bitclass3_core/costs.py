@@ -46,18 +46,24 @@ class CostStore:
                     " PRIMARY KEY (fingerprint, tensor, qtype))"
                 )
         except sqlite3.DatabaseError as error:
-            raise ModelFileError(f"{path} is no cost table of bitclass3 ({error}); delete it and run again") from None
+            raise self._damaged(error) from None
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30)
 
+    def _damaged(self, error: sqlite3.Error) -> ModelFileError:
+        return ModelFileError(f"{self.path} is no cost table of bitclass3 ({error}); delete it and run again")
+
     def load(self, fingerprint: str) -> dict[str, dict[str, Cost]]:
         """Everything measured under that fingerprint, by tensor and qtype."""
         found: dict[str, dict[str, Cost]] = {}
-        with closing(self._connect()) as connection:
-            query = "SELECT tensor, qtype, cost, se, n_rows FROM cost WHERE fingerprint = ?"
-            for tensor, q, cost, se, n_rows in connection.execute(query, (fingerprint,)):
-                found.setdefault(tensor, {})[q] = Cost(cost, se, n_rows)
+        query = "SELECT tensor, qtype, cost, se, n_rows FROM cost WHERE fingerprint = ?"
+        try:
+            with closing(self._connect()) as connection:
+                for tensor, q, cost, se, n_rows in connection.execute(query, (fingerprint,)):
+                    found.setdefault(tensor, {})[q] = Cost(cost, se, n_rows)
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from None
         return found
 
     def save(self, fingerprint: str, tensor: str, costs: Mapping[str, Cost]) -> None:
@@ -67,4 +73,6 @@ class CostStore:
             with self._lock, closing(self._connect()) as connection, connection:
                 connection.executemany("INSERT OR REPLACE INTO cost VALUES (?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.OperationalError as error:
-            raise Bitclass3Error(f"{self.path} cannot be written ({error}); make room and run again, what is measured is kept") from None
+            raise Bitclass3Error(
+                f"{self.path} cannot be written ({error}); make room and run again, what is measured is kept"
+            ) from None

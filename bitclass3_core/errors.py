@@ -47,6 +47,12 @@ class ToolchainError(Bitclass3Error):
     """A llama.cpp program is missing or failed."""
 
 
+class InterruptedRunError(Bitclass3Error):
+    """Ctrl-C: what was measured is kept."""
+
+    exit_code = 130  # what shells expect
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest known one, then the list (``; did you mean 'ilp'? known: ...``)."""
     names = sorted(known)

@@ -38,11 +38,14 @@ class _Cursor:
         self.skip(struct.calcsize(layout), what)
         return int(struct.unpack_from(layout, self._data, begin)[0])
 
-    def string(self, what: str) -> bytes:
+    def string(self, what: str) -> str:
         length = self.number("<Q", what)
         begin = self.offset
         self.skip(length, what)
-        return self._data[begin : begin + length]
+        try:
+            return self._data[begin : begin + length].decode("utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} that is no UTF-8") from None
 
     def value(self, kind: int) -> None:
         if kind in _SCALAR_BYTES:
@@ -67,7 +70,7 @@ class _Cursor:
 
 def _check_tensor(cursor: _Cursor) -> tuple[str, int, int]:
     """(name, offset, bytes) of the next tensor entry."""
-    name = cursor.string("tensor name").decode("utf-8", "replace")
+    name = cursor.string("tensor name")
     n_dims = cursor.number("<I", "tensor dimensions")
     if not 0 < n_dims <= _MAX_DIMS:
         raise cursor.fail(f"tensor {name!r} with {n_dims} dimensions")
@@ -110,7 +113,7 @@ def _check_content(cursor: _Cursor, n_bytes: int) -> None:
     for _ in range(n_values):
         key, kind, begin = cursor.string("metadata key"), cursor.number("<I", "metadata kind"), cursor.offset
         cursor.value(kind)
-        if key == b"general.alignment" and kind == 4:
+        if key == "general.alignment" and kind == 4:
             end, cursor.offset = cursor.offset, begin
             alignment = cursor.number("<I", "alignment") or 32
             cursor.offset = end

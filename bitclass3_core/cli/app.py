@@ -8,8 +8,6 @@ import typer
 
 from bitclass3_core.errors import Bitclass3Error
 
-INTERRUPTED = 130  # what shells expect after Ctrl-C
-
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -157,14 +155,10 @@ def doctor(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr, with the exit code of their kind."""
-    arguments = sys.argv[1:]
     try:
-        app(args=arguments, standalone_mode=True)
+        app()
     except Bitclass3Error as error:
-        if "--verbose" in arguments:
+        if "--verbose" in sys.argv:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; what was measured is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core.config import RunConfig
-from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.errors import ConfigError, InterruptedRunError, did_you_mean
+from bitclass3_core.pipeline import STAGES, Pipeline
 from bitclass3_core.progress import terminal_progress
 from bitclass3_core.run import Candidate, Run
-
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 
@@ -27,8 +27,6 @@ def default_out(config: RunConfig) -> Path:
 
 def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> None:
     """Run the pipeline; print the result table, or JSON."""
-    from bitclass3_core.errors import ConfigError, did_you_mean
-    from bitclass3_core.pipeline import STAGES
 
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}{did_you_mean(until, STAGES)}")
@@ -37,6 +35,8 @@ def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> No
     pipeline = Pipeline(config, terminal_progress(quiet or as_json), _command_line())
     try:
         pipeline.run(until)
+    except KeyboardInterrupt:  # not left to typer, which would say "Aborted" and no more
+        raise InterruptedRunError("interrupted; what was measured is kept, run the same command again to go on") from None
     finally:
         pipeline.progress.end()
     if as_json:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, MODEL, ROOT, TEXT, Done, bitclass3, run
 
 from bitclass3_core.gguf_model import GgufModel
-from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, MODEL, ROOT, TEXT, Done, bitclass3, run
 
 FAST = ["--plugin", "uniform", "--menu", "k", "--target-bpw", 4.8]  # no torch
 
@@ -19,7 +19,9 @@ def uniform(out: Path, *arguments: object, model: Path = GGUF, **options: object
 
 
 def nothing_half_written(out: Path) -> bool:
-    return not out.exists() or not [path for path in out.rglob("*") if path.suffix in {".part", ".gguf"} and "imatrix" not in path.name]
+    return not out.exists() or not [
+        path for path in out.rglob("*") if path.suffix in {".part", ".gguf"} and "imatrix" not in path.name
+    ]
 
 
 def test_truncated_gguf(tmp_path: Path) -> None:
@@ -68,7 +70,12 @@ def test_corpus_too_short_for_the_tokens_asked(tmp_path: Path) -> None:
 
 def test_imatrix_of_another_model(tmp_path: Path) -> None:
     other = ROOT / "tests" / "data" / "llama-tiny" / "model-bf16.gguf"
-    assert bitclass3("run", "--model", other, *TEXT, "--plugin", "uniform", "--target-bpw", 12, "--until", "export", "--out", tmp_path / "a").code == 0
+    assert (
+        bitclass3(
+            "run", "--model", other, *TEXT, "--plugin", "uniform", "--target-bpw", 12, "--until", "export", "--out", tmp_path / "a"
+        ).code
+        == 0
+    )
     done = bitclass3(
         "run", "--model", GGUF, *TEXT, "--plugin", "imatrix", "--set", f"estimate.options.path={tmp_path / 'a' / 'imatrix.gguf'}",
         "--target-bpw", 4.8, "--out", tmp_path / "out",
@@ -241,6 +248,20 @@ def test_hf_folder_of_another_model(tmp_path: Path) -> None:
     middle = len(data) // 2
     data[middle:] = data[middle:][::-1]
     (folder / "model.safetensors").write_bytes(data)
-    done = bitclass3("run", "--model", folder, "--gguf", GGUF, "--corpus", CALIBRATION, "--eval-corpus", EVALUATION, "--target-bpw", 4.8, "--out", tmp_path / "out")
+    done = bitclass3(
+        "run",
+        "--model",
+        folder,
+        "--gguf",
+        GGUF,
+        "--corpus",
+        CALIBRATION,
+        "--eval-corpus",
+        EVALUATION,
+        "--target-bpw",
+        4.8,
+        "--out",
+        tmp_path / "out",
+    )
     assert done.code == 1
     assert "was not converted from" in done.error

@@ -9,7 +9,18 @@ from command import bitclass3
 
 def test_plugins_list_names_every_built_in() -> None:
     names = {row["name"] for row in json.loads(bitclass3("plugins", "list", "--json").out)}
-    assert {"kl-hessian", "hessian-diag", "imatrix", "uniform", "weighted-error", "fixed", "ilp", "lagrangian", "greedy", "stock"} <= names
+    assert {
+        "kl-hessian",
+        "hessian-diag",
+        "imatrix",
+        "uniform",
+        "weighted-error",
+        "fixed",
+        "ilp",
+        "lagrangian",
+        "greedy",
+        "stock",
+    } <= names
     assert {"gguf", "recipe", "llama-quantize", "torch", "model-card", "plots", "qwen35", "qwen3", "llama", "generic"} <= names
 
 

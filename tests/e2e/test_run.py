@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, SMALL, bitclass3, run
 from gguf import GGUFReader
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.layout import file_bytes
-from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, SMALL, bitclass3, run
 
 pytestmark = pytest.mark.slow
 OURS = "tiny-qwen35-4.80bpw"
@@ -127,7 +127,21 @@ def test_plan_writes_nothing_and_knows_the_allocation_of_a_measured_run(finished
     assert fresh.code == 0, fresh.err
     assert not (tmp_path / "never").exists()
     assert "allocation" not in json.loads(fresh.out)
-    known = bitclass3("plan", "--model", EXAMPLE, "--corpus", CALIBRATION, "--eval-corpus", EVALUATION, *SMALL, "--target-bpw", 4.8, "--out", finished, "--json")
+    known = bitclass3(
+        "plan",
+        "--model",
+        EXAMPLE,
+        "--corpus",
+        CALIBRATION,
+        "--eval-corpus",
+        EVALUATION,
+        *SMALL,
+        "--target-bpw",
+        4.8,
+        "--out",
+        finished,
+        "--json",
+    )
     assert json.loads(known.out)["allocation"] == allocation(finished)
 
 

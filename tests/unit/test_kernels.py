@@ -106,7 +106,9 @@ def test_other_types_go_without_an_imatrix(name):
 
 @pytest.mark.parametrize(("name", "n_in", "n_weights"), [("Q4_K", 256, 255), ("Q4_K", 256, 512), ("Q4_K", 160, 160)])
 def test_sizes_that_would_end_the_process_are_refused(name, n_in, n_weights):
-    with pytest.raises(ValueError, match=f"takes rows of a multiple of 256 and an imatrix of one row, got {n_in} and an imatrix of"):
+    with pytest.raises(
+        ValueError, match=f"takes rows of a multiple of 256 and an imatrix of one row, got {n_in} and an imatrix of"
+    ):
         quantize(heavy_tailed((2, n_in)), qtype(name), np.ones(n_weights, np.float32))
 
 

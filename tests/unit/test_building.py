@@ -1,0 +1,109 @@
+"""From costs to the problem that solvers get."""
+
+import pytest
+from gguf_files import matrices, memory_model
+
+from bitclass3_core.building import build_problem, resolve_pins
+from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.errors import ConfigError, InfeasibleError
+from bitclass3_core.layout import Budget
+from bitclass3_core.model import Architecture
+from bitclass3_core.problem import Choice
+
+Q, K, UP, NORM = "blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.1.ffn_up.weight", "output_norm.weight"
+MODEL = memory_model(blk__0__attn_q=(4, 256), blk__0__attn_k=(2, 256), blk__1__ffn_up=(8, 32), output_norm=(250,))
+ARCH = matrices(MODEL)
+FIXED = 512  # 250 BF16 weights, padded to 32 bytes
+BYTES = {"Q4_K": 4 * 144, "Q6_K": 864, "BF16": 2048}  # of attn_q; 4 * 210 = 840 is padded
+
+
+def costs(**cells: float) -> CostTable:
+    """The same cells for the two wide matrices; ffn_up, whose rows hold no K type, has Q8_0."""
+    wide = {q: Cost(value, 0.0, 1) for q, value in {**cells, "BF16": 0.0}.items()}
+    return CostTable({Q: wide, K: wide, UP: {"Q8_0": Cost(0.1, 0.0, 1), "BF16": Cost(0.0, 0.0, 0)}})
+
+
+COSTS = costs(Q4_K=2.0, Q6_K=1.0)
+LARGE = Budget(MODEL.tensors[Q].source_bytes + 1024 + 512 + FIXED, "all")
+
+
+def group(problem, name):
+    return next(group for group in problem.groups if group.name == name)
+
+
+def test_choices_are_in_file_bytes_and_rise():
+    problem = build_problem(MODEL, ARCH, COSTS, {}, LARGE)
+    assert [group.name for group in problem.groups] == sorted((Q, K, UP))
+    assert group(problem, Q).choices == tuple(Choice(q, n, c) for (q, n), c in zip(BYTES.items(), (2.0, 1.0, 0.0), strict=True))
+    assert group(problem, Q).tensors == (Q,)
+    assert problem.budget_bytes == LARGE.data_bytes - FIXED
+
+
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [
+        ({"Q4_K": 2.0, "Q5_K": 3.0, "Q6_K": 1.0}, ["Q4_K", "Q6_K", "BF16"]),  # larger and worse
+        ({"Q4_K": 2.0, "IQ4_NL": 1.5, "Q6_K": 1.0}, ["IQ4_NL", "Q6_K", "BF16"]),  # as large, better
+        ({"Q4_K": 2.0, "Q6_K": 0.0}, ["Q4_K", "Q6_K"]),  # nothing is better than no cost
+    ],
+)
+def test_dominated_choices_are_dropped(cells, kept):
+    problem = build_problem(MODEL, ARCH, costs(**cells), {}, Budget(2000, "x"))
+    assert [choice.qtype for choice in group(problem, Q).choices] == kept
+
+
+def test_floor_takes_smaller_types_away():
+    floored = Architecture("test", ARCH.quantizable, {Q: "Q6_K"})
+    problem = build_problem(MODEL, floored, COSTS, {}, LARGE)
+    assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
+    assert [choice.qtype for choice in group(problem, K).choices] == ["Q4_K", "Q6_K", "BF16"]
+
+
+def test_source_type_is_allowed_whatever_the_floor():
+    floored = Architecture("test", ARCH.quantizable, {Q: "F32"})
+    assert [choice.qtype for choice in group(build_problem(MODEL, floored, COSTS, {}, LARGE), Q).choices] == ["BF16"]
+
+
+def test_pin_leaves_one_choice_below_any_floor():
+    floored = Architecture("test", ARCH.quantizable, {Q: "Q8_0"})
+    problem = build_problem(MODEL, floored, COSTS, {Q: "Q4_K", K: "F16"}, Budget(2600, "x"))
+    assert group(problem, Q).choices == (Choice("Q4_K", 576, 2.0),)
+    assert group(problem, K).choices == (Choice("F16", 1024, 0.0),)
+
+
+def test_budget_that_is_too_small():
+    smallest = 576 + 288 + 288 + FIXED  # Q4_K, Q4_K, Q8_0 (8 * 34 = 272, padded), and the norm
+    build_problem(MODEL, ARCH, COSTS, {}, Budget(smallest, "x"))
+    message = f"budget is {smallest - 1:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to"
+    with pytest.raises(InfeasibleError, match=message):
+        build_problem(MODEL, ARCH, COSTS, {}, Budget(smallest - 1, "x"))
+
+
+def test_budget_that_is_too_large():
+    n_bytes = LARGE.data_bytes
+    build_problem(MODEL, ARCH, COSTS, {}, LARGE)
+    message = f"budget is {n_bytes + 1:,} bytes, the source's own tensors take {n_bytes:,}; lower the target, a larger file"
+    with pytest.raises(InfeasibleError, match=message):
+        build_problem(MODEL, ARCH, COSTS, {}, Budget(n_bytes + 1, "x"))
+
+
+def test_pins_are_patterns_and_the_first_counts():
+    pinned = resolve_pins(MODEL, ARCH, {r"attn_q": "q6_k", r"blk\.0\.": "Q4_K"})
+    assert pinned == {Q: "Q6_K", K: "Q4_K"}
+    assert resolve_pins(MODEL, ARCH, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        ({"blk.(": "Q4_K"}, r"pin 'blk\.\(' is no regular expression \(.*\); escape dots as"),
+        ({"attn_q": "Q4K"}, "unknown qtype 'Q4K'; did you mean 'Q4_K'"),
+        ({"attn_q": "Q8_K"}, "qtype 'Q8_K' cannot be written"),
+        ({"attn_v": "Q4_K"}, "pin 'attn_v' matches none of the 3 quantizable tensors; look at them with bitclass3 plan"),
+        ({"output_norm": "Q8_0"}, "pin 'output_norm' matches none of the 3 quantizable tensors"),
+        ({"ffn_up": "Q4_K"}, rf"pin 'ffn_up': Q4_K does not fit the rows of {UP} \(32 is no multiple of 256\)"),
+    ],
+)
+def test_bad_pins(pins, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_pins(MODEL, ARCH, pins)

@@ -1,0 +1,154 @@
+"""The cost of a type, against the formula computed by hand from quantize and dequantize."""
+
+import bitclass3_uniform
+import bitclass3_weighted_error as weighted_error
+import numpy as np
+import pytest
+from bitclass3_weighted_error import Options
+from gguf_files import MemoryModel, heavy_tailed, matrices, memory_model
+
+from bitclass3_core.checks import check_sensitivity
+from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.qtypes import menu, qtype
+from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
+
+Q, EXPERTS = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"
+MENU = menu(["Q3_K", "Q4_K", "IQ4_XS", "Q8_0"])
+
+
+def gamma(*shape, seed=0):
+    return np.random.default_rng(seed).gamma(0.5, 2.0, shape).astype(np.float32)
+
+
+def measure(model, tensors, qtypes=MENU, **options):
+    sensitivity = Sensitivity(tensors, "test", 1, 1, "")
+    return weighted_error.bitclass3_measure(model=model, sensitivity=sensitivity, qtypes=qtypes, options=Options(**options))
+
+
+def squared(rows, q, imatrix):
+    return (dequantize(quantize(rows, q, imatrix), q).astype(np.float64) - rows) ** 2
+
+
+@pytest.mark.parametrize("q", MENU, ids=lambda q: q.name)
+def test_cost_is_the_formula(q):
+    model = memory_model(blk__0__attn_q=(16, 512))
+    in_power, out_power = gamma(512), gamma(16, seed=1)
+    table = measure(model, {Q: TensorSensitivity(Powers(in_power, out_power))}, (q,))
+    expected = 0.5 * (out_power[:, None] * in_power * squared(model.values[Q], q, in_power)).sum()
+    cell = table.costs[Q][q.name]
+    assert cell.cost == pytest.approx(expected, rel=1e-5)
+    assert (cell.se, cell.n_rows, table.in_nats) == (0.0, 16, True)
+
+
+def test_costs_fall_with_size():
+    cells = measure(memory_model(blk__0__attn_q=(16, 512)), {Q: TensorSensitivity(Powers(gamma(512), gamma(16)))}).costs[Q]
+    assert cells["Q3_K"].cost > cells["IQ4_XS"].cost > cells["Q8_0"].cost > 0
+
+
+def test_both_roles_add_up_and_the_linear_one_guides_the_kernel():
+    model, q = memory_model(blk__0__attn_q=(16, 512)), qtype("Q4_K")
+    linear, lookup = Powers(gamma(512), gamma(16, seed=1)), Powers(gamma(512, seed=2), gamma(16, seed=3))
+    cost = measure(model, {Q: TensorSensitivity(linear, lookup)}, (q,)).costs[Q]["Q4_K"].cost
+    error = squared(model.values[Q], q, linear.in_power)
+    parts = [0.5 * (powers.out_power[:, None] * powers.in_power * error).sum() for powers in (linear, lookup)]
+    assert cost == pytest.approx(sum(parts), rel=1e-5)
+    assert min(parts) > 0.01 * sum(parts)
+
+
+def test_without_out_power_rows_count_alike():
+    model, q = memory_model(blk__0__attn_q=(16, 512)), qtype("Q4_K")
+    table = measure(model, {Q: TensorSensitivity(Powers(gamma(512)))}, (q,))
+    expected = 0.5 * (gamma(512) * squared(model.values[Q], q, gamma(512))).sum()
+    assert table.costs[Q]["Q4_K"].cost == pytest.approx(expected, rel=1e-5)
+    assert not table.in_nats
+
+
+def test_experts_use_their_own_vectors():
+    model, q = memory_model(blk__0__ffn_up_exps=(3, 8, 256)), qtype("Q3_K")
+    in_power, out_power = gamma(3, 256), gamma(24, seed=1)
+    cost = measure(model, {EXPERTS: TensorSensitivity(Powers(in_power, out_power))}, (q,)).costs[EXPERTS]["Q3_K"].cost
+    by_expert = [
+        0.5 * (out_power[8 * e : 8 * e + 8, None] * in_power[e] * squared(model.values[EXPERTS][e], q, in_power[e])).sum()
+        for e in range(3)
+    ]
+    assert cost == pytest.approx(sum(by_expert), rel=1e-5)
+
+
+def test_experts_may_share_one_vector():
+    model, q = memory_model(blk__0__ffn_up_exps=(3, 8, 256)), qtype("Q3_K")
+    shared = measure(model, {EXPERTS: TensorSensitivity(Powers(gamma(256), gamma(24, seed=1)))}, (q,)).costs
+    each = measure(model, {EXPERTS: TensorSensitivity(Powers(np.tile(gamma(256), (3, 1)), gamma(24, seed=1)))}, (q,)).costs
+    assert shared == each
+
+
+def tall(n_rows=20_000, n_in=256, n_experts=1):
+    """A tall tensor whose rows and out_power differ by orders of magnitude, as an embedding's do."""
+    rng = np.random.default_rng(4)
+    values = heavy_tailed((n_rows, n_in), 5) * np.exp(rng.normal(0, 0.7, (n_rows, 1))).astype(np.float32)
+    shape = (n_rows, n_in) if n_experts == 1 else (n_experts, n_rows // n_experts, n_in)
+    name = Q if n_experts == 1 else EXPERTS
+    in_power = gamma(n_in) if n_experts == 1 else gamma(n_experts, n_in)
+    tensor = TensorSensitivity(Powers(in_power, np.exp(rng.normal(0, 2, n_rows)).astype(np.float32)))
+    return MemoryModel({name: values.reshape(shape)}), {name: tensor}, name
+
+
+@pytest.mark.parametrize("n_experts", [1, 4])
+def test_sampled_cost_is_near_the_whole(n_experts):
+    model, tensors, name = tall(n_experts=n_experts)
+    qtypes = (qtype("Q4_0"), qtype("Q8_0"))
+    whole = measure(model, tensors, qtypes, relative_error=0).costs[name]
+    for seed in range(3):
+        sampled = measure(model, tensors, qtypes, min_rows=128, relative_error=0.05, seed=seed).costs[name]
+        for q in qtypes:
+            cell = sampled[q.name]
+            assert 0 < cell.se <= 0.05 * cell.cost
+            assert cell.n_rows < model.tensors[name].n_rows / 4
+            assert abs(cell.cost - whole[q.name].cost) < 4 * cell.se
+            assert whole[q.name].se == 0
+
+
+def test_smaller_error_takes_more_rows():
+    model, tensors, name = tall()
+    n_rows = [measure(model, tensors, (qtype("Q4_0"),), relative_error=e, min_rows=64).costs[name]["Q4_0"].n_rows for e in (0.2, 0.03)]
+    assert n_rows[0] < n_rows[1]
+
+
+def test_error_that_sampling_cannot_reach_is_measured_whole():
+    model, tensors, name = tall(n_rows=600)
+    cell = measure(model, tensors, (qtype("Q4_0"),), relative_error=1e-6, min_rows=32).costs[name]["Q4_0"]
+    assert (cell.n_rows, cell.se) == (600, 0.0)
+    assert cell == measure(model, tensors, (qtype("Q4_0"),), relative_error=0).costs[name]["Q4_0"]
+
+
+def test_sampling_is_deterministic_and_follows_the_seed():
+    model, tensors, name = tall()
+    options = {"qtypes": (qtype("Q4_0"),), "min_rows": 64, "relative_error": 0.1}
+    assert measure(model, tensors, **options).costs == measure(model, tensors, **options).costs
+    assert measure(model, tensors, **options, seed=1).costs != measure(model, tensors, **options).costs
+
+
+def test_rows_without_any_weight_cost_nothing():
+    model, tensors, name = tall(n_rows=5000)
+    nothing = {name: TensorSensitivity(Powers(np.zeros(256, np.float32), np.zeros(5000, np.float32)))}
+    assert measure(model, nothing, (qtype("Q4_0"),), min_rows=64).costs[name]["Q4_0"].cost == 0
+
+
+def test_slabs_change_nothing(monkeypatch):
+    model, tensors, name = tall(n_rows=1000, n_experts=4)
+    whole = measure(model, tensors).costs[name]
+    monkeypatch.setattr(weighted_error, "_SLAB_WEIGHTS", 256 * 7)
+    assert {q: c.cost for q, c in measure(model, tensors).costs[name].items()} == pytest.approx({q: c.cost for q, c in whole.items()})
+
+
+@pytest.mark.parametrize("options", [{"relative_error": -1}, {"relative_error": 2}, {"min_rows": 1}, {"seeds": 1}])
+def test_options_that_are_refused(options):
+    with pytest.raises(ValueError, match="validation error"):
+        Options(**options)
+
+
+def test_uniform_estimator_makes_it_half_the_squared_error():
+    model, q = memory_model(blk__0__attn_q=(16, 512), output_norm=(512,)), qtype("Q4_0")
+    sensitivity = bitclass3_uniform.bitclass3_estimate(model=model, architecture=matrices(model))
+    check_sensitivity(sensitivity, model, frozenset({Q}), "uniform")
+    cost = measure(memory_model(blk__0__attn_q=(16, 512)), sensitivity.tensors, (q,)).costs[Q]["Q4_0"].cost
+    assert cost == pytest.approx(0.5 * squared(model.values[Q], q, np.ones(512, np.float32)).sum(), rel=1e-5)
