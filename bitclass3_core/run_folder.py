@@ -56,6 +56,11 @@ class RunFolder:
         """Files made in this folder, by name: kind, types, sizes, fingerprints."""
         return dict(self._manifest["candidates"])
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage, as the last run noted them."""
+        return dict(self._manifest.get("timings", {}))
+
     def reason(self, artefact: str, file: Path, parts: Mapping[str, Any]) -> str | None:
         """Why an artefact must be made (again): ``"not there"``, what changed; None if it can be used as it is."""
         entry = self._manifest["artefacts"].get(artefact)

@@ -152,7 +152,7 @@ def fill_missing(
         near = _neighbours(model, name, known)
         if near:
             outs = [powers.out_power for powers in near if powers.out_power is not None]
-            in_power = np.mean(np.broadcast_arrays(*(powers.in_power for powers in near)), axis=0, dtype=np.float32)
+            in_power = np.stack(np.broadcast_arrays(*(powers.in_power for powers in near))).mean(axis=0)
             filled[name] = TensorSensitivity(Powers(in_power, np.stack(outs).mean(axis=0) if outs else None))
         elif info.role == "token_embd":
             rows = np.full(info.n_rows, 1 / info.n_rows, np.float32)

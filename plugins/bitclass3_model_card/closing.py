@@ -52,6 +52,6 @@ def license_section(run: Run) -> str:
     name = text_value(metadata, "general.license.name") or text_value(metadata, "general.license")
     link = text_value(metadata, "general.license.link")
     if not name:
-        return "## License\n\nThe source's metadata name no license: see the source model."
+        return "## License\n\nThe source's metadata names no license: see the source model."
     where = f" ({plain(link)})" if link else ""
     return f"## License\n\n{code(name)}{where}, inherited from {plain(run.model.name)}."

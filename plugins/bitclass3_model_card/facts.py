@@ -39,7 +39,8 @@ def source_qtype(run: Run) -> str:
 def stage_plugin(run: Run, stage: str) -> str:
     """The plugin that the run's configuration names for a stage; empty if it does not say."""
     section = run.config.get(stage)
-    return str(section.get("plugin") or "") if isinstance(section, Mapping) else ""
+    plugin = section.get("plugin") if isinstance(section, Mapping) else None
+    return ", ".join(plugin) if isinstance(plugin, list) else str(plugin or "")
 
 
 def text_value(metadata: Mapping[str, Any], key: str) -> str:

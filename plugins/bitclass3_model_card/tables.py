@@ -1,5 +1,7 @@
 """The table of files with what was measured of each."""
 
+import math
+
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw
 from bitclass3_core.run import Candidate, Run
@@ -10,11 +12,16 @@ _HEADER = ("File", "BPW", "Size", "PPL ↓", "KL-mean ↓", "KL-median ↓", "KL
 _KINDS = {"stock": "stock mix"}
 
 
+def _ppl(ppl: float, se: float) -> str:
+    """Five digits whatever the error: the error is the text's, the same for every file, and PPLs differ by far less."""
+    return f"{number(ppl, 5)} ± {number(se, 2)}" if math.isfinite(se) else number(ppl, 5)
+
+
 def _measured(evaluation: Evaluation | None) -> list[str]:
     if evaluation is None:
         return [NOT_MEASURED] * 6
     return [
-        plus_minus(evaluation.ppl, evaluation.se_ppl),
+        _ppl(evaluation.ppl, evaluation.se_ppl),
         plus_minus(evaluation.mean_kld, evaluation.se_kld),
         number(evaluation.median_kld, 3),
         number(evaluation.p99_kld, 3),
@@ -30,7 +37,7 @@ def _row(candidate: Candidate, ours: bool) -> list[str]:
 
 
 def _source_row(run: Run, evaluation: Evaluation | None) -> list[str]:
-    ppl = plus_minus(evaluation.reference_ppl, evaluation.se_reference_ppl) if evaluation else NOT_MEASURED
+    ppl = _ppl(evaluation.reference_ppl, evaluation.se_reference_ppl) if evaluation else NOT_MEASURED
     label = f"{code(run.model.path.name)} (source)"
     return [label, f"{bpw(run.model, {}):.2f}", megabytes(source_bytes(run)), ppl, *[NOT_MEASURED] * 5]
 

@@ -127,7 +127,7 @@ def test_setting_without_key_or_value(text):
 
 
 def test_setting_through_something_that_is_no_table():
-    with pytest.raises(ConfigError, match="key 'threads.x' cannot be set: 'threads' is no table"):
+    with pytest.raises(ConfigError, match=r"key 'threads.x' cannot be set: 'threads' is no table"):
         load_config(settings=["threads=3", "threads.x=1"])
 
 
@@ -175,7 +175,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder_as_pipeline(tmp_path):
-    with pytest.raises(ConfigError, match="pipeline file .* cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"pipeline file .* cannot be read: Is a directory"):
         load_config(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="corpus file .* cannot be read: Is a directory"):
+    with pytest.raises(ModelFileError, match=r"corpus file .* cannot be read: Is a directory"):
         read_documents(tmp_path)
 
 

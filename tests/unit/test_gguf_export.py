@@ -17,7 +17,12 @@ from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
-QTYPES = {"token_embd.weight": "Q6_K", "blk.0.attn_q.weight": "IQ3_XXS", "blk.0.ffn_up_exps.weight": "Q4_K", "blk.0.ffn_down.weight": "F16"}
+QTYPES = {
+    "token_embd.weight": "Q6_K",
+    "blk.0.attn_q.weight": "IQ3_XXS",
+    "blk.0.ffn_up_exps.weight": "Q4_K",
+    "blk.0.ffn_down.weight": "F16",
+}
 IN_POWER = {
     "token_embd.weight": heavy_tailed((256,), 1) ** 2,
     "blk.0.attn_q.weight": heavy_tailed((256,), 2) ** 2,

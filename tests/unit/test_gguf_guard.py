@@ -1,5 +1,6 @@
 """Damaged and hostile GGUF files: always ModelFileError, never another exception, never an endless loop."""
 
+import contextlib
 import struct
 import time
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_every_cut_is_refused(small, file):
     begin = len(small) - 2 * 32 * 4 - 32 * 4
     for n_bytes in [*range(begin), *range(begin, len(small), 31)]:
         file.write_bytes(small[:n_bytes])
-        with pytest.raises(ModelFileError, match="damaged or truncated|is no GGUF"):
+        with pytest.raises(ModelFileError, match=r"damaged or truncated|is no GGUF"):
             check_gguf(file)
 
 
@@ -126,7 +127,7 @@ def test_missing_file(file):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="cannot be read as a GGUF: Is a directory|is no GGUF"):
+    with pytest.raises(ModelFileError, match=r"cannot be read as a GGUF: Is a directory|is no GGUF"):
         check_gguf(tmp_path)
 
 
@@ -210,7 +211,5 @@ def test_damaged_bytes_never_end_in_another_error(small, file, data):
         else:
             content[place:place] = data.draw(st.binary(min_size=1, max_size=9))
     file.write_bytes(content)
-    try:
+    with contextlib.suppress(ModelFileError):
         use(file)
-    except ModelFileError as error:
-        assert str(error)

@@ -116,7 +116,7 @@ def test_truncated_gguf(tmp_path):
     content = (tmp_path / "i.gguf").read_bytes()
     for n_bytes in range(4, len(content), 37):
         (tmp_path / "i.gguf").write_bytes(content[:n_bytes])
-        with pytest.raises(ModelFileError, match="damaged or truncated|is no GGUF"):
+        with pytest.raises(ModelFileError, match=r"damaged or truncated|is no GGUF"):
             read_imatrix(tmp_path / "i.gguf")
 
 

@@ -40,7 +40,7 @@ def test_sizes(text, n_bytes):
 
 @pytest.mark.parametrize("text", ["", "GiB", "-3GiB", "1e9", "3 TiB", "1.2.3GB", "3GiB more", "1,5GiB"])
 def test_sizes_that_are_not_understood(text):
-    with pytest.raises(ConfigError, match="is not understood; write it like 15.3GiB, 4200MB or 4404019200"):
+    with pytest.raises(ConfigError, match=r"is not understood; write it like 15.3GiB, 4200MB or 4404019200"):
         parse_size(text)
 
 
@@ -97,7 +97,7 @@ def test_fixed_budget_of_a_stock_mix(model):
 
 
 def test_fixed_budget_without_a_target(model):
-    with pytest.raises(ConfigError, match="no target; give --target-bpw 4.8, --target-size 15.3GiB or --match-stock Q4_K_M"):
+    with pytest.raises(ConfigError, match=r"no target; give --target-bpw 4.8, --target-size 15.3GiB or --match-stock Q4_K_M"):
         budget(model)
 
 

@@ -27,7 +27,8 @@ def _no_llama_cpp(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(tmp_path):
-    return GgufModel(write_gguf(tmp_path / "model" / "source.gguf")) if (tmp_path / "model").mkdir() is None else None
+    (tmp_path / "model").mkdir()
+    return GgufModel(write_gguf(tmp_path / "model" / "source.gguf"))
 
 
 @pytest.fixture
@@ -131,7 +132,9 @@ def test_program_that_writes_half_a_file(model, quantized, tmp_path):
 def test_program_of_another_machine(model, tmp_path):
     path = program(tmp_path / "bin", "")
     path.write_bytes(b"\x7fELF" + bytes(60))
-    with pytest.raises(ToolchainError, match=r"llama-quantize cannot be run \(Exec format error\); build llama\.cpp for this machine"):
+    with pytest.raises(
+        ToolchainError, match=r"llama-quantize cannot be run \(Exec format error\); build llama\.cpp for this machine"
+    ):
         export(model, tmp_path / "out")
 
 

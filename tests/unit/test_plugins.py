@@ -119,13 +119,13 @@ def test_no_hook(plugin_file, source):
 
 def test_misspelt_hook_beside_a_good_one(plugin_file):
     plugin = load_plugin(plugin_file(solver() + "@hookimpl\ndef bitclass3_repport(run): ...\n"))
-    with pytest.raises(PluginError, match="plugin 'mine' does not fit its hook: .*bitclass3_repport.*mine"):
+    with pytest.raises(PluginError, match=r"plugin 'mine' does not fit its hook: .*bitclass3_repport.*mine"):
         PluginManager([plugin])
 
 
 def test_wrong_argument_name(plugin_file):
     plugin = load_plugin(plugin_file(solver(arguments="problem, modle")))
-    with pytest.raises(PluginError, match="plugin 'mine' does not fit its hook: .*bitclass3_solve.*'modle'"):
+    with pytest.raises(PluginError, match=r"plugin 'mine' does not fit its hook: .*bitclass3_solve.*'modle'"):
         PluginManager([plugin])
 
 
@@ -139,7 +139,7 @@ def test_two_files_of_one_name(plugin_file, tmp_path):
 def test_module_under_two_names(entry_points):
     entry_points("one", solver())
     plugins.installed()["two"] = EntryPoint("two", "fake_one", "bitclass3")
-    with pytest.raises(PluginError, match="plugin 'two' does not fit its hook: .*already registered"):
+    with pytest.raises(PluginError, match=r"plugin 'two' does not fit its hook: .*already registered"):
         PluginManager([load_plugin("one"), load_plugin("two")])
 
 
@@ -197,7 +197,7 @@ def test_crash_keeps_its_type_and_gains_a_note(plugin_file):
 
 def test_error_for_the_user_is_passed_on(plugin_file):
     source = "from bitclass3_core.errors import InfeasibleError\n" + solver("raise InfeasibleError('too small')")
-    with pytest.raises(InfeasibleError, match="^too small$") as caught:
+    with pytest.raises(InfeasibleError, match=r"^too small$") as caught:
         solve(load_plugin(plugin_file(source)))
     assert not getattr(caught.value, "__notes__", [])
 

@@ -186,7 +186,7 @@ def test_front_matter_survives_odd_values(tmp_path: Path, value: str) -> None:
 def test_front_matter_leaves_out_what_is_not_known(tmp_path: Path) -> None:
     text = text_of(make_run(metadata={"general.name": "Tiny 1B"}), tmp_path)
     assert set(front(text)) == {"library_name", "quantized_by", "tags"}
-    assert "name no license" in text
+    assert "names no license" in text
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_base_model(tmp_path: Path, metadata: dict[str, str], expected: str) -> 
 def test_numbers_are_those_measured(tmp_path: Path) -> None:
     text = text_of(make_run(), tmp_path)
     (ours,) = [line for line in text.splitlines() if line.startswith(f"| **`{OURS}.gguf`**")]
-    assert "| 4.79 | 2.90 MB | 12.35 ± 0.12 | 0.01234 ± 0.00056 |" in ours
+    assert "| 4.79 | 2.90 MB | 12.346 ± 0.12 | 0.01234 ± 0.00056 |" in ours
     (source,) = [line for line in text.splitlines() if "(source)" in line]
-    assert "12.10 ± 0.11" in source
+    assert "12.100 ± 0.11" in source
     assert "predicted mean KLD 0.01020, measured 0.01234 ± 0.00056, ratio measured / predicted 1.21" in text
     assert "12,345 bytes smaller" in text
     assert "Proven optimal: no allocation within the budget costs less than 0.01010 nats per token, gap 0.02 %" in text

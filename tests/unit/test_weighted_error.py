@@ -109,7 +109,9 @@ def test_sampled_cost_is_near_the_whole(n_experts):
 
 def test_smaller_error_takes_more_rows():
     model, tensors, name = tall()
-    n_rows = [measure(model, tensors, (qtype("Q4_0"),), relative_error=e, min_rows=64).costs[name]["Q4_0"].n_rows for e in (0.2, 0.03)]
+    n_rows = [
+        measure(model, tensors, (qtype("Q4_0"),), relative_error=e, min_rows=64).costs[name]["Q4_0"].n_rows for e in (0.2, 0.03)
+    ]
     assert n_rows[0] < n_rows[1]
 
 
@@ -121,14 +123,14 @@ def test_error_that_sampling_cannot_reach_is_measured_whole():
 
 
 def test_sampling_is_deterministic_and_follows_the_seed():
-    model, tensors, name = tall()
+    model, tensors, _ = tall()
     options = {"qtypes": (qtype("Q4_0"),), "min_rows": 64, "relative_error": 0.1}
     assert measure(model, tensors, **options).costs == measure(model, tensors, **options).costs
     assert measure(model, tensors, **options, seed=1).costs != measure(model, tensors, **options).costs
 
 
 def test_rows_without_any_weight_cost_nothing():
-    model, tensors, name = tall(n_rows=5000)
+    model, _, name = tall(n_rows=5000)
     nothing = {name: TensorSensitivity(Powers(np.zeros(256, np.float32), np.zeros(5000, np.float32)))}
     assert measure(model, nothing, (qtype("Q4_0"),), min_rows=64).costs[name]["Q4_0"].cost == 0
 
@@ -137,7 +139,9 @@ def test_slabs_change_nothing(monkeypatch):
     model, tensors, name = tall(n_rows=1000, n_experts=4)
     whole = measure(model, tensors).costs[name]
     monkeypatch.setattr(weighted_error, "_SLAB_WEIGHTS", 256 * 7)
-    assert {q: c.cost for q, c in measure(model, tensors).costs[name].items()} == pytest.approx({q: c.cost for q, c in whole.items()})
+    assert {q: c.cost for q, c in measure(model, tensors).costs[name].items()} == pytest.approx(
+        {q: c.cost for q, c in whole.items()}
+    )
 
 
 @pytest.mark.parametrize("options", [{"relative_error": -1}, {"relative_error": 2}, {"min_rows": 1}, {"seeds": 1}])
