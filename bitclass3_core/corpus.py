@@ -94,9 +94,11 @@ def _mixed(documents: Iterable[Document]) -> tuple[Document, ...]:
 def load_corpus(calibration: Sequence[Path], evaluation: Sequence[Path] = ()) -> Corpus:
     """The corpus of these files; without ``evaluation`` the calibration files' documents are split in two by their hashes.
 
+    Without ``calibration`` there is none: an imatrix file may take its place.
+
     Raises ModelFileError for unusable files and for a document that stands in both parts.
     """
-    if not calibration:
+    if not calibration and not evaluation:
         raise ModelFileError("no calibration text; name one with [corpus] calibration or --corpus FILE")
     documents = _mixed(doc for path in calibration for doc in read_documents(path))
     files = tuple(str(path) for path in (*calibration, *evaluation))

@@ -80,11 +80,11 @@ class Pipeline:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The documents of both parts; empty if no text was given and none is needed."""
+        """The documents of both parts; empty if no text was given: not every estimator needs any."""
         section = self.config.corpus
-        if not section.calibration and self.config.estimate.plugin in {"imatrix", "uniform"} and not section.evaluation:
+        if not section.calibration and not section.evaluation:
             return Corpus((), ())
-        return load_corpus(section.calibration or section.evaluation, section.evaluation if section.calibration else ())
+        return load_corpus(section.calibration, section.evaluation)
 
     @cached_property
     def pins(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError, PluginError
 from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.plugins import Plugin, PluginManager, installed, load_plugin, parse_options
@@ -97,6 +98,9 @@ class StageRunner:
         configured = name or (self._arch_name if stage == "architecture" else getattr(self._config, stage).plugin)
         plugin, options = self._get(stage, str(configured))
         values = options.model_dump(mode="json") if options else {}
+        for key, value in options or ():  # a file may change under its name
+            if isinstance(value, Path) and value.is_file():
+                values[f"{key}_sha256"] = sha256_file(value)
         return {f"{stage}_plugin": f"{plugin.name} {plugin.version}", **({"options": values} if values else {})}
 
     def architecture(self, model: Model) -> Architecture:

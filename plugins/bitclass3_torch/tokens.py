@@ -15,8 +15,10 @@ def token_chunks(
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """(tokens, domain of each token), both [n_chunks, n_ctx]: the documents one after the other, ``n_tokens`` in all (whole chunks).
 
-    Raises ModelFileError if the text is too short.
+    Raises ModelFileError if there is no text, or too little.
     """
+    if not documents:
+        raise ModelFileError(f"there is no {what} text; give files with --corpus and --eval-corpus, or in [corpus]")
     n_chunks = max(1, n_tokens // n_ctx)
     tokens: list[int] = []
     domains: list[str] = []

@@ -173,6 +173,16 @@ def test_fingerprint_changes_with_a_weight(path, tmp_path, name):
     assert GgufModel(other).fingerprint != GgufModel(path).fingerprint
 
 
+@pytest.mark.parametrize("row", [0, 32, 63])
+def test_fingerprint_samples_both_ends_and_the_middle_of_a_large_tensor(tmp_path, row):
+    large = {"a.weight": ((64, 2048), "BF16")}
+    changed = weights(large)["a.weight"].copy()
+    changed[row, 5] += 1
+    one = write_gguf(tmp_path / "one.gguf", large)
+    other = write_gguf(tmp_path / "other.gguf", large, {"a.weight": changed})
+    assert GgufModel(one).fingerprint != GgufModel(other).fingerprint
+
+
 @pytest.mark.parametrize(
     "change",
     [
