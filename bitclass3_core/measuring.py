@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from bitclass3_core.costs import Cost, CostStore, CostTable
 from bitclass3_core.model import FloatArray, Model, Rows, TensorInfo
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
-from bitclass3_core.sensitivity import Sensitivity
 
 MeasureHook = Callable[[Model, tuple[QType, ...]], CostTable]
 
@@ -44,75 +44,78 @@ def wanted_qtypes(info: TensorInfo, qtypes: tuple[QType, ...]) -> tuple[QType, .
     return tuple(q for q in qtypes if info.accepts(q) and not q.is_float and q.bpw < source.bpw)
 
 
-def complete(model: Model, costs: Mapping[str, Mapping[str, Cost]]) -> dict[str, dict[str, Cost]]:
-    """The costs with each tensor's source type added: keeping a tensor as it is costs nothing."""
-    return {name: {**cells, model.tensors[name].dtype: Cost(0.0, 0.0, 0)} for name, cells in costs.items()}
+Cells = Mapping[str, tuple[QType, ...]]
 
 
-def measure_costs(
-    model: Model,
-    sensitivity: Sensitivity,
-    quantizable: frozenset[str],
-    qtypes: tuple[QType, ...],
-    hook: MeasureHook,
-    store: CostStore,
-    fingerprint: str,
-    plugin: str,
-    threads: int,
-    progress: Progress,
-    pins: Mapping[str, str],
-) -> CostTable:
-    """The cost table: cells found in the store are used, the missing ones measured, largest tensors first.
-
-    A pinned tensor is measured at its pin too, whatever the menu.
-    """
-    known = store.load(fingerprint)
+def wanted_cells(model: Model, quantizable: frozenset[str], qtypes: tuple[QType, ...], pins: Mapping[str, str]) -> Cells:
+    """The types at which each quantizable tensor is to be measured; a pinned tensor at its pin too, whatever the menu."""
     wanted = {}
     for name in sorted(quantizable):
         pinned = {qtype(pins[name])} - set(qtypes) if name in pins else set()
         wanted[name] = wanted_qtypes(model.tensors[name], (*qtypes, *pinned))
-    missing = {name: tuple(q for q in types if q.name not in known.get(name, {})) for name, types in wanted.items()}
-    missing = {name: types for name, types in missing.items() if types}
-    if missing:
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class CostJob:
+    """Costs that are wanted of a model, and the store that keeps them under the fingerprint of all that they depend on."""
+
+    model: Model
+    wanted: Cells
+    store: CostStore
+    fingerprint: str
+
+    def missing(self) -> Cells:
+        """What is wanted and not in the store, the largest tensors first."""
+        known = self.store.load(self.fingerprint)
+        left = {name: tuple(q for q in types if q.name not in known.get(name, {})) for name, types in self.wanted.items()}
+        order = sorted(left, key=lambda name: -self.model.tensors[name].n_params)
+        return {name: left[name] for name in order if left[name]}
+
+    def table(self, in_nats: bool) -> CostTable:
+        """The finished table, each tensor's source type added: keeping a tensor as it is costs nothing."""
+        known = self.store.load(self.fingerprint)
+        source = Cost(0.0, 0.0, 0)
+        costs = {
+            name: {**{q.name: known[name][q.name] for q in types}, self.model.tensors[name].dtype: source}
+            for name, types in self.wanted.items()
+        }
+        return CostTable(costs, in_nats)
+
+    def measure(self, hook: MeasureHook, plugin: str, threads: int, progress: Progress) -> None:
+        """Measure what is missing, in threads; every finished tensor is kept, also when another fails or Ctrl-C comes."""
+        missing = self.missing()
+        if not missing:
+            return
         n_cells = sum(len(types) for types in missing.values())
-        n_known = sum(len(types) for types in wanted.values()) - n_cells
+        n_known = sum(len(types) for types in self.wanted.values()) - n_cells
         progress.say(f"measure: {n_cells} costs ({n_known} already measured) of {len(missing)} tensors")
-        order = sorted(missing, key=lambda name: -model.tensors[name].n_params)
-        progress.begin("measure", sum(model.tensors[name].n_params * len(missing[name]) for name in order))
-        with ThreadPoolExecutor(threads) as executor:
-            _measure_all(order, missing, model, hook, store, fingerprint, plugin, executor, progress)
-        progress.end()
-        known = store.load(fingerprint)
-    costs = {name: {q.name: known[name][q.name] for q in types} for name, types in wanted.items()}
-    return CostTable(complete(model, costs), in_nats=sensitivity.in_nats)
+        weights = {name: self.model.tensors[name].n_params * len(types) for name, types in missing.items()}
+        progress.begin("measure", sum(weights.values()))
+
+        def measure(name: str) -> str:
+            names = [q.name for q in missing[name]]
+            table = hook(OneTensor(self.model, name), missing[name])
+            check_costs(table, {name: names}, plugin)
+            self.store.save(self.fingerprint, name, {q: table.costs[name][q] for q in names})
+            return name
+
+        try:
+            with ThreadPoolExecutor(threads) as executor:
+                _each(executor, measure, list(missing), lambda name: progress.advance(weights[name]))
+        finally:
+            progress.end()
 
 
-def _measure_all(
-    order: list[str],
-    missing: Mapping[str, tuple[QType, ...]],
-    model: Model,
-    hook: MeasureHook,
-    store: CostStore,
-    fingerprint: str,
-    plugin: str,
-    executor: Executor,
-    progress: Progress,
-) -> None:
-    def measure(name: str) -> str:
-        table = hook(OneTensor(model, name), missing[name])
-        names = [q.name for q in missing[name]]
-        check_costs(table, {name: names}, plugin)
-        store.save(fingerprint, name, {q: table.costs[name][q] for q in names})
-        return name
-
-    pending: set[Future[str]] = {executor.submit(measure, name) for name in order}
+def _each(executor: Executor, work: Callable[[str], str], names: list[str], done_with: Callable[[str], None]) -> None:
+    """Run ``work`` on every name; on an error or Ctrl-C what runs is finished, what waits is dropped."""
+    pending: set[Future[str]] = {executor.submit(work, name) for name in names}
     try:
         while pending:
             done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
-                name = future.result()
-                progress.advance(model.tensors[name].n_params * len(missing[name]))
-    except BaseException:  # Ctrl-C too: what runs is finished and kept, what waits is dropped
+                done_with(future.result())
+    except BaseException:
         for future in pending:
             future.cancel()
         raise

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from bitclass3_core import checks
 from bitclass3_core.building import build_problem, resolve_pins
@@ -20,7 +21,7 @@ from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
-from bitclass3_core.measuring import default_threads, measure_costs
+from bitclass3_core.measuring import CostJob, default_threads, wanted_cells
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
@@ -96,53 +97,65 @@ class Pipeline:
         """Where this run's estimator keeps its answer; estimators lie side by side."""
         return self.folder.path / f"sensitivity-{self.stages.name('estimate')}.safetensors"
 
-    @cached_property
-    def sensitivity(self) -> Sensitivity:
-        """Estimated, or loaded if nothing that it depends on has changed."""
-        path, artefact = self.sensitivity_path, f"sensitivity-{self.stages.name('estimate')}"
-        parts = {
+    def _sensitivity_parts(self) -> dict[str, Any]:
+        return {
             "source": self.source,
             "calibration": Corpus.fingerprint(self.corpus.calibration),
             "architecture": self.stages.identity("architecture"),
             **self.stages.identity("estimate"),
         }
-        reason = self.folder.reason(artefact, path, parts)
-        if reason is None:
-            self.progress.say(f"estimate: {path.name} is up to date")
-            return load_sensitivity(path)
-        self.progress.say(f"estimate: {self.stages.name('estimate')} ({reason})")
-        with self._timed("estimate"):
-            answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
-        for note in answer.notes:
-            self.warn(note)
-        save_sensitivity(answer, path)
-        self.folder.record(artefact, path, parts)
-        return answer
+
+    def _why_estimate(self) -> str | None:
+        """Why the sensitivity must be estimated (again); None if the one in the folder is good."""
+        return self.folder.reason(self.sensitivity_path.stem, self.sensitivity_path, self._sensitivity_parts())
 
     @cached_property
-    def costs(self) -> CostTable:
-        """The cost table; only what is missing is measured."""
-        sensitivity = self.sensitivity
+    def sensitivity(self) -> Sensitivity:
+        """Estimated, or loaded if nothing that it depends on has changed."""
+        path, reason = self.sensitivity_path, self._why_estimate()
+        if reason is None:
+            self.progress.say(f"estimate: {path.name} is up to date")
+            answer = load_sensitivity(path)
+        else:
+            self.progress.say(f"estimate: {self.stages.name('estimate')} ({reason})")
+            with self._timed("estimate"):
+                answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
+            save_sensitivity(answer, path)
+            self.folder.record(path.stem, path, self._sensitivity_parts())
+        for note in answer.notes:
+            self.warn(note)
+        return answer
+
+    @property
+    def costs_path(self) -> Path:
+        """Where a run keeps its cost table."""
+        return self.folder.path / "costs.sqlite"
+
+    @cached_property
+    def cost_job(self) -> CostJob:
+        """The costs that this run wants; needs the sensitivity's file."""
         parts = {
             "source": self.model.fingerprint,
             "sensitivity": sha256_file(self.sensitivity_path),
             "kernels": library().fingerprint,
             **self.stages.identity("measure"),
         }
+        wanted = wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
+        return CostJob(self.model, wanted, CostStore(self.costs_path), digest_of(parts))
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a solution needs nothing that is not in the folder yet. Writes nothing."""
+        return self._why_estimate() is None and self.costs_path.is_file() and not self.cost_job.missing()
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """The cost table; only what is missing is measured."""
+        sensitivity = self.sensitivity
         with self._timed("measure"):
-            return measure_costs(
-                self.model,
-                sensitivity,
-                self.architecture.quantizable,
-                menu(self.config.qtypes.menu),
-                self.stages.measure_hook(sensitivity),
-                CostStore(self.folder.path / "costs.sqlite"),
-                digest_of(parts),
-                self.stages.name("measure"),
-                self.threads,
-                self.progress,
-                self.pins,
-            )
+            hook = self.stages.measure_hook(sensitivity)
+            self.cost_job.measure(hook, self.stages.name("measure"), self.threads, self.progress)
+        return self.cost_job.table(sensitivity.in_nats)
 
     @cached_property
     def budget(self) -> Budget:

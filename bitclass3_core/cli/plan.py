@@ -7,9 +7,9 @@ from typing import Any
 from bitclass3_core.building import resolve_pins
 from bitclass3_core.cli.run import default_out
 from bitclass3_core.config import RunConfig
-from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf_writer import header_bytes
 from bitclass3_core.layout import file_bytes, fixed_bytes
 from bitclass3_core.measuring import default_threads, wanted_qtypes
 from bitclass3_core.model import Architecture, padded
@@ -67,16 +67,7 @@ def _size_range(model: GgufModel, architecture: Architecture, qtypes: tuple[QTyp
         floor = qtype(architecture.floors[name]).bpw if name in architecture.floors else 0.0
         allowed = [q for q in wanted_qtypes(info, qtypes) if q.bpw >= floor]
         smallest += padded(min((info.n_bytes(q) for q in allowed), default=info.source_bytes))
-    header = file_bytes(model, {}) - fixed_bytes(model, frozenset())
-    return header + smallest, file_bytes(model, {})
-
-
-def _known_types(pipeline: Pipeline) -> dict[str, str] | None:
-    """The allocation, if everything that it needs was measured before."""
-    folder = pipeline.folder
-    if not (pipeline.sensitivity_path.is_file() and (folder.path / "costs.sqlite").is_file()):
-        return None
-    return dict(pipeline.allocation.qtypes)
+    return header_bytes(model) + smallest, file_bytes(model, {})
 
 
 def plan_values(config: RunConfig) -> dict[str, Any]:
@@ -103,21 +94,14 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         ),
         "quantizable": sorted(architecture.quantizable),
     }
-    known = _reusable(pipeline)
-    if known is not None:
+    if pipeline.is_measured:
+        known = dict(pipeline.allocation.qtypes)
         values["allocation"] = known
         values["file_bytes"] = file_bytes(model, known)
         values["disk_bytes"] = 2 * values["file_bytes"]
     else:
         values["disk_bytes"] = 2 * largest
     return values
-
-
-def _reusable(pipeline: Pipeline) -> dict[str, str] | None:
-    try:
-        return _known_types(pipeline)
-    except Bitclass3Error:
-        return None
 
 
 def plan_command(config: RunConfig, as_json: bool) -> None:

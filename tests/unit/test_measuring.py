@@ -5,11 +5,10 @@ from gguf_files import memory_model
 
 from bitclass3_core.costs import Cost, CostStore, CostTable
 from bitclass3_core.errors import ContractError
-from bitclass3_core.measuring import OneTensor, default_threads, measure_costs, wanted_qtypes
+from bitclass3_core.measuring import CostJob, OneTensor, default_threads, wanted_cells, wanted_qtypes
 from bitclass3_core.model import TensorInfo
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import menu
-from bitclass3_core.sensitivity import Sensitivity
 
 # by falling size: the order in which they are measured
 MODEL = memory_model(blk__0__ffn_up=(64, 256), blk__0__attn_q=(32, 256), blk__1__attn_q=(16, 32), output_norm=(256,))
@@ -39,9 +38,9 @@ def store(tmp_path):
 
 
 def measure(hook, store, qtypes=MENU, fingerprint="f", pins=None, quantizable=QUANTIZABLE, progress=None):
-    sensitivity = Sensitivity({}, "test", 1, 1, "")
-    options = (hook, store, fingerprint, "mine", 1, progress or Silent(), pins or {})
-    return measure_costs(MODEL, sensitivity, quantizable, qtypes, *options)
+    job = CostJob(MODEL, wanted_cells(MODEL, quantizable, qtypes, pins or {}), store, fingerprint)
+    job.measure(hook, "mine", 1, progress or Silent())
+    return job.table(in_nats=True)
 
 
 def test_every_tensor_at_every_type_that_fits_largest_first(store):

@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from stock_models import fake, llama
 
 from bitclass3_core.errors import ConfigError, InfeasibleError
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.model import Architecture, padded
+from bitclass3_core.naming import quantizable_tensors
 from bitclass3_core.problem import Problem
 from bitclass3_core.qtypes import qtype
 
 DATA = Path(__file__).parents[1] / "data"
+EXAMPLE = DATA.parents[1] / "examples" / "tiny-qwen35" / "model-bf16.gguf"
 TRUTH = json.loads((DATA / "stock_smol768" / "types.json").read_text())["mixes"]
 SNAPSHOTS = {path.stem: json.loads(path.read_text()) for path in sorted((DATA / "stock_snapshots").glob("*.json"))}
 
@@ -118,3 +121,16 @@ def test_solver_without_a_fitting_mix_names_the_smallest():
 def test_unknown_option_is_refused():
     with pytest.raises(ValidationError, match="Extra inputs"):
         StockOptions(level="Q4_K_M")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("ftype", STOCK_FTYPES)
+def test_hybrid_example_gets_what_llama_quantize_gave_it(ftype: str) -> None:
+    """The example model (gated DeltaNet and attention) through the real llama-quantize with an imatrix, all mixes."""
+    written = json.loads((DATA / "stock_tiny_qwen35.json").read_text())[ftype]
+    model = GgufModel(EXAMPLE)
+    qtypes = stock_qtypes(model, quantizable_tensors(model), ftype)
+    ours: dict[str, list[str]] = {}
+    for info in sorted(model.tensors.values(), key=lambda info: (-1 if info.block is None else info.block, info.name)):
+        if info.name in qtypes:
+            ours.setdefault(info.role, []).append(qtypes[info.name])
+    assert {role: " ".join(types) for role, types in ours.items()} == written
