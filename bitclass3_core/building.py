@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget, fixed_bytes
+from bitclass3_core.measuring import Cells
 from bitclass3_core.model import Architecture, Model, TensorInfo, padded
 from bitclass3_core.problem import Choice, Group, Problem, undominated
 from bitclass3_core.qtypes import menu, qtype
@@ -57,14 +58,29 @@ def build_problem(model: Model, architecture: Architecture, costs: CostTable, pi
     )
     fixed = fixed_bytes(model, architecture.quantizable)
     problem = Problem(groups, budget.data_bytes - fixed)
-    check_feasible(problem, fixed)
+    check_budget(budget, problem.smallest_bytes + fixed, problem.largest_bytes + fixed)
     return problem
 
 
-def check_feasible(problem: Problem, fixed: int) -> None:
-    """Raise InfeasibleError unless the budget lies between the smallest and the largest possible file."""
-    asked, smallest, largest = problem.budget_bytes + fixed, problem.smallest_bytes + fixed, problem.largest_bytes + fixed
-    if problem.budget_bytes < problem.smallest_bytes:
+def possible_bytes(model: Model, architecture: Architecture, wanted: Cells, pins: Mapping[str, str]) -> tuple[int, int]:
+    """(smallest, largest) bytes that all tensors can take with these types; needs no costs."""
+    smallest = largest = fixed_bytes(model, architecture.quantizable)
+    for name in architecture.quantizable:
+        info = model.tensors[name]
+        least = qtype(architecture.floors[name]).bpw if name in architecture.floors else 0.0
+        sizes = [padded(info.n_bytes(q)) for q in wanted[name] if q.bpw >= least]
+        if name in pins:
+            sizes = [padded(info.n_bytes(qtype(pins[name])))]
+        else:
+            sizes.append(padded(info.source_bytes))
+        smallest, largest = smallest + min(sizes), largest + max(sizes)
+    return smallest, largest
+
+
+def check_budget(budget: Budget, smallest: int, largest: int) -> None:
+    """Raise InfeasibleError unless the budget lies between the smallest and the largest possible bytes."""
+    asked = budget.data_bytes
+    if asked < smallest:
         raise InfeasibleError(
             f"budget is {asked:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to [qtypes] menu"
         )

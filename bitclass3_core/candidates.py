@@ -64,18 +64,15 @@ def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) 
 class CandidateStore:
     """Writes candidates, evaluates them, and keeps both in the run's folder."""
 
-    def __init__(
-        self, folder: RunFolder, model: GgufModel, stages: StageRunner, sensitivity: Sensitivity, sensitivity_sha: str
-    ) -> None:
+    def __init__(self, folder: RunFolder, model: GgufModel, stages: StageRunner) -> None:
         self._folder, self._model, self._stages = folder, model, stages
-        self._sensitivity, self._sensitivity_sha = sensitivity, sensitivity_sha
 
-    def make(self, planned: MadeFile, progress: Progress) -> MadeFile:
+    def make(self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress) -> MadeFile:
         """Write the candidate's files unless they are still good."""
         exporters = self._stages_of_export()
         parts = {
             "source": self._model.fingerprint,
-            "sensitivity": self._sensitivity_sha,
+            "sensitivity": sensitivity_sha,
             "types": digest_of(dict(planned.allocation.qtypes)),
             "kernels": library().fingerprint,
             **exporters,
@@ -87,9 +84,7 @@ class CandidateStore:
             progress.say(f"export: {path.name} is up to date")
         else:
             progress.say(f"export: {path.name} ({reason or 'files are missing'})")
-            files = self._stages.export(
-                self._model, planned.allocation, self._sensitivity, self._folder.path, planned.name, progress
-            )
+            files = self._stages.export(self._model, planned.allocation, sensitivity, self._folder.path, planned.name, progress)
             self._check_file(path, files, planned)
             self._folder.record(artefact, path, parts, files)
         self._remember(planned, path)

@@ -25,10 +25,14 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most ``data_bytes`` for all tensors of the file, alignment included; ``label`` names it in file names and tables."""
+    """At most ``data_bytes`` for all tensors of the file, alignment included; ``label`` names it in file names and tables.
+
+    ``file_bytes`` is what the whole file may take, where the user said so.
+    """
 
     data_bytes: int
     label: str
+    file_bytes: int | None = None
 
 
 def data_bytes(model: Model, qtypes: Mapping[str, str]) -> int:
@@ -63,7 +67,7 @@ def budget_for_bpw(model: Model, target_bpw: float) -> Budget:
 
 def budget_for_file(model: Model, target_bytes: int, label: str) -> Budget:
     """The budget that keeps the whole file, metadata included, within ``target_bytes``."""
-    return Budget(target_bytes - header_bytes(model), label)
+    return Budget(target_bytes - header_bytes(model), label, target_bytes)
 
 
 def parse_size(text: str | int) -> int:

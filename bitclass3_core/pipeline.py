@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core import checks
-from bitclass3_core.building import build_problem, resolve_pins
+from bitclass3_core.building import build_problem, check_budget, possible_bytes, resolve_pins
 from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
-from bitclass3_core.errors import ConfigError
+from bitclass3_core.errors import ConfigError, ContractError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
-from bitclass3_core.measuring import CostJob, default_threads, wanted_cells
+from bitclass3_core.measuring import Cells, CostJob, default_threads, wanted_cells
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
@@ -140,8 +140,7 @@ class Pipeline:
             "kernels": library().fingerprint,
             **self.stages.identity("measure"),
         }
-        wanted = wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
-        return CostJob(self.model, wanted, CostStore(self.costs_path), digest_of(parts))
+        return CostJob(self.model, self.wanted, CostStore(self.costs_path), digest_of(parts))
 
     @property
     def is_measured(self) -> bool:
@@ -160,7 +159,17 @@ class Pipeline:
     @cached_property
     def budget(self) -> Budget:
         """How many bytes all tensors may take."""
-        return self.stages.budget(self.model, self.architecture, self.sensitivity)
+        sensitivity = self.sensitivity if self.stages.budget_needs_sensitivity() else None
+        return self.stages.budget(self.model, self.architecture, sensitivity)
+
+    @cached_property
+    def wanted(self) -> Cells:
+        """The types at which each tensor is measured."""
+        return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
+
+    def check_target(self) -> None:
+        """Raise InfeasibleError for a target out of reach, before anything is computed for it."""
+        check_budget(self.budget, *possible_bytes(self.model, self.architecture, self.wanted, self.pins))
 
     @cached_property
     def problem(self) -> Problem:
@@ -187,20 +196,33 @@ class Pipeline:
         return data_bytes(self.model, allocation.qtypes) - fixed_bytes(self.model, self.architecture.quantizable)
 
     @cached_property
+    def store(self) -> CandidateStore:
+        """Files made in this folder."""
+        return CandidateStore(self.folder, self.model, self.stages)
+
+    @cached_property
     def files(self) -> list[MadeFile]:
         """Our file and the stock mix to compare with, written or still good."""
         with self._timed("export"):
             write_imatrix(self.folder.path / "imatrix.gguf", self.sensitivity, "bitclass3")
-            store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, sha256_file(self.sensitivity_path))
-            ours = MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)
-            made = [store.make(ours, self.progress)]
-            baseline = self.stages.baseline(
-                replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation)), self.model, self.architecture
-            )
+            planned = [MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)]
+            problem = replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation))
+            baseline = self.stages.baseline(problem, self.model, self.architecture)
             if baseline is not None:
                 name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
-                made.append(store.make(MadeFile.planned(name, "stock", baseline, self.model), self.progress))
+                planned.append(MadeFile.planned(name, "stock", baseline, self.model))
+            sha = sha256_file(self.sensitivity_path)
+            made = [self.store.make(file, self.sensitivity, sha, self.progress) for file in planned]
+        self._check_size(made[0])
         return made
+
+    def _check_size(self, ours: MadeFile) -> None:
+        """The promise: never larger than asked, whatever the exporter added to the metadata."""
+        size, asked = ours.path.stat().st_size if ours.path else 0, self.budget.file_bytes
+        if asked is not None and size > asked:
+            raise ContractError(
+                f"{ours.name}.gguf is {size:,} bytes, asked were {asked:,}; lower the target by {size - asked:,} bytes"
+            )
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -209,8 +231,7 @@ class Pipeline:
             self.warn("no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL")
             return {}
         with self._timed("evaluate"):
-            store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, "")
-            return store.evaluate(self.files, self.source, self.architecture, self.corpus, self.progress)
+            return self.store.evaluate(self.files, self.source, self.architecture, self.corpus, self.progress)
 
     def _candidate(self, made: MadeFile) -> Candidate:
         predicted = self.costs.total(made.allocation.qtypes) if self.costs.in_nats else None
@@ -222,8 +243,7 @@ class Pipeline:
         evaluations = self.evaluations
         now = [self._candidate(made) for made in self.files]
         names = {candidate.name for candidate in now}
-        store = CandidateStore(self.folder, self.model, self.stages, self.sensitivity, "")
-        earlier = [self._candidate(made) for made in store.earlier() if made.name not in names and made.name in evaluations]
+        earlier = [self._candidate(made) for made in self.store.earlier() if made.name not in names and made.name in evaluations]
         return Run(
             model=self.model,
             architecture=self.architecture,
@@ -236,7 +256,7 @@ class Pipeline:
             timings=dict(self.timings),
             config=self.config.model_dump(mode="json"),
             warnings=tuple(self.warnings),
-            differences=store.differences(now[0].name, evaluations),
+            differences=self.store.differences(now[0].name, evaluations),
         )
 
     def report(self) -> list[Path]:
@@ -262,7 +282,9 @@ class Pipeline:
                 f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}"
             )
             self.corpus  # noqa: B018 (bad text is to be found before anything is computed)
-            _ = self.pins, self.sensitivity
+            if not self.stages.budget_needs_sensitivity():
+                self.check_target()
+            _ = self.sensitivity
         elif stage == "measure":
             _ = self.costs
         elif stage == "solve":

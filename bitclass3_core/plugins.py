@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,14 @@ def _implemented(module: ModuleType) -> tuple[tuple[str, ...], bool]:
     return tuple(found), bool(found) and all(mark.get("wrapper") or mark.get("hookwrapper") for mark in found.values())
 
 
+class _SourceLoader(SourceFileLoader):
+    """Runs a file's source, never its bytecode cache, which cannot tell two edits of one size within a second apart."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        """No time of change: then the cache is neither read nor written."""
+        raise OSError(f"no bytecode for {path}")
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist; give the path of a .py file")
@@ -71,13 +80,12 @@ def _import_file(path: Path) -> ModuleType:
     name = f"bitclass3_file_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"plugin file {path} cannot be imported; give a .py file")
-    module = importlib.util.module_from_spec(spec)
+    loader = _SourceLoader(name, str(path))
+    module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -1,5 +1,6 @@
 """The run's plugins behind one typed method a stage: options parsed, answers checked, identities for fingerprints."""
 
+import inspect
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -135,7 +136,12 @@ class StageRunner:
 
         return measure
 
-    def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity) -> Budget:
+    def budget_needs_sensitivity(self) -> bool:
+        """Whether the budget plugin asks for the sensitivity; if not, a target can be checked before anything is computed."""
+        plugin, _ = self._get("budget", self._config.budget.plugin)
+        return "sensitivity" in inspect.signature(plugin.module.bitclass3_budget).parameters
+
+    def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity | None) -> Budget:
         """The budget."""
         name = self._config.budget.plugin
         answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity)

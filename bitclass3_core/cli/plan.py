@@ -4,18 +4,18 @@ import json
 from collections import Counter
 from typing import Any
 
-from bitclass3_core.building import resolve_pins
+from bitclass3_core.building import possible_bytes
 from bitclass3_core.cli.run import default_out
 from bitclass3_core.config import RunConfig
 from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.gguf_writer import header_bytes
-from bitclass3_core.layout import file_bytes, fixed_bytes
+from bitclass3_core.layout import file_bytes
 from bitclass3_core.measuring import default_threads, wanted_qtypes
-from bitclass3_core.model import Architecture, padded
+from bitclass3_core.model import Architecture
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
-from bitclass3_core.qtypes import QType, menu, qtype
+from bitclass3_core.qtypes import QType, menu
 
 # Million weights a second that one core quantizes (ggml's kernels, AVX2): for a first guess of minutes, no more.
 _SPEED = {
@@ -59,25 +59,16 @@ def _torch_seconds(config: RunConfig, n_params: int, threads: int) -> float:
     return (6 * calibration + 3 * 2 * evaluation) * n_params / (_FLOPS_PER_CORE * threads)
 
 
-def _size_range(model: GgufModel, architecture: Architecture, qtypes: tuple[QType, ...]) -> tuple[int, int]:
-    """(smallest, largest) possible file."""
-    smallest = fixed_bytes(model, architecture.quantizable)
-    for name in architecture.quantizable:
-        info = model.tensors[name]
-        floor = qtype(architecture.floors[name]).bpw if name in architecture.floors else 0.0
-        allowed = [q for q in wanted_qtypes(info, qtypes) if q.bpw >= floor]
-        smallest += padded(min((info.n_bytes(q) for q in allowed), default=info.source_bytes))
-    return header_bytes(model) + smallest, file_bytes(model, {})
-
-
 def plan_values(config: RunConfig) -> dict[str, Any]:
     """What ``plan --json`` prints. Raises the errors that the run would raise before measuring."""
     pipeline = Pipeline(config, Silent(), "plan")
     pipeline.stages.load_all()
     model, architecture, threads = pipeline.model, pipeline.architecture, pipeline.threads
     qtypes = menu(config.qtypes.menu)
-    resolve_pins(model, architecture, config.qtypes.pins)
-    smallest, largest = _size_range(model, architecture, qtypes)
+    header = header_bytes(model)
+    smallest, largest = possible_bytes(model, architecture, pipeline.wanted, pipeline.pins)
+    if not pipeline.stages.budget_needs_sensitivity():
+        pipeline.check_target()
     n_params = sum(info.n_params for info in model.tensors.values())
     values: dict[str, Any] = {
         "source": str(model.path),
@@ -85,8 +76,8 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "tensors": len(model.tensors),
         "quantizable_tensors": len(architecture.quantizable),
         "weights": n_params,
-        "smallest_file_bytes": smallest,
-        "largest_file_bytes": largest,
+        "smallest_file_bytes": header + smallest,
+        "largest_file_bytes": header + largest,
         "costs_to_measure": sum(len(wanted_qtypes(model.tensors[name], qtypes)) for name in architecture.quantizable),
         "memory_bytes": 6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0,
         "minutes": round(
@@ -100,7 +91,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         values["file_bytes"] = file_bytes(model, known)
         values["disk_bytes"] = 2 * values["file_bytes"]
     else:
-        values["disk_bytes"] = 2 * largest
+        values["disk_bytes"] = 2 * (header + largest)
     return values
 
 

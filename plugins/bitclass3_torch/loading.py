@@ -102,7 +102,7 @@ def _load_hf(model: Model, device: "torch.device", dtype: "torch.dtype") -> tupl
 
     if model.hf is None:
         raise ModelFileError(
-            f"{model.path.name} has no HF folder beside it, which torch needs; give --model FOLDER, or --plugin imatrix with an imatrix file"
+            f"{model.path.name} has no HF folder beside it, which torch needs; give the folder with --model, or estimate with --plugin imatrix and leave out the evaluation text"
         )
     if not (model.hf / "config.json").is_file():
         raise ModelFileError(f"{model.hf} is no HF model folder (no config.json); give the folder that the GGUF was converted from")

@@ -103,6 +103,7 @@ def test_target_out_of_range(tmp_path: Path, bpw: float, words: str) -> None:
     done = uniform(tmp_path / "out", "--target-bpw", bpw)
     assert done.code == 3
     assert words in done.error
+    assert not list((tmp_path / "out").glob("sensitivity*")), "nothing is computed for a target out of reach"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,14 @@ def test_plugin_that_answers_wrongly_is_named(tmp_path: Path, answer: str, words
     assert "plugin" in done.error
     assert "wrong" in done.error
     assert words in done.error
+
+
+def test_target_size_is_kept_with_the_metadata(tmp_path: Path) -> None:
+    base = ["run", "--model", GGUF, *TEXT, "--plugin", "uniform", "--menu", "k", "--until", "export", "--baseline", "none"]
+    done = bitclass3(*base, "--target-size", "4.4MB", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    (file,) = [path for path in (tmp_path / "out").glob("*.gguf") if path.name != "imatrix.gguf"]
+    assert 4_390_000 < file.stat().st_size <= 4_400_000
 
 
 def test_disk_full_while_exporting_leaves_nothing_and_keeps_what_was_measured(tmp_path: Path) -> None:
