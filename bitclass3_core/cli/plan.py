@@ -86,6 +86,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "quantizable": sorted(architecture.quantizable),
     }
     if pipeline.is_measured:
+        values["costs_to_measure"] = 0
         known = dict(pipeline.allocation.qtypes)
         values["allocation"] = known
         values["file_bytes"] = file_bytes(model, known)

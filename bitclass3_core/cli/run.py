@@ -110,7 +110,7 @@ def verdict(run: Run) -> str:
         return "no stock mix was measured beside it"
     mean, se = run.differences[stock.name]
     fewer = stock.file_bytes - ours.file_bytes
-    size = f"{fewer:,} bytes smaller" if fewer > 0 else ("the same size" if fewer == 0 else f"{-fewer:,} bytes larger")
+    size = f"{fewer:,} bytes smaller than" if fewer > 0 else ("the same size as" if fewer == 0 else f"{-fewer:,} bytes larger than")
     change = ours.evaluation.mean_kld / stock.evaluation.mean_kld - 1
     sure = "" if abs(mean) > 2 * se else ", within twice the error: no difference shown"
-    return f"ours is {size} than {stock.name} and its mean KLD is {change:+.1%} (paired difference {mean:+.4f} ± {se:.4f}{sure})"
+    return f"ours is {size} {stock.name} and its mean KLD is {change:+.1%} (paired difference {mean:+.4f} ± {se:.4f}{sure})"

@@ -1,9 +1,9 @@
 """in_power and out_power by hooks in the HF model: forward for E[x^2], one backward pass with sampled labels for E[g^2].
 
-The mean of g^2 is weighted with each token's |x|^2: out_power_i = sum_t |x_t|^2 g_ti^2 / sum_t |x_t|^2. The diagonal of the Fisher matrix
-is E[g_i^2 x_j^2]; with these weights out_power_i * in_power_j keeps its row sums exactly, where the plain product of means does not. It
-matters where g and x are not independent: at a token whose embedding is zero (a padding row), x stays zero through the first layers
-while the gradient through each RMSNorm grows by 1/sqrt(eps).
+The mean of g^2 leaves out tokens whose input is zero, and counts those of little input less: the weight of token t is |x_t|^2 over the
+chunk's median, at most 1. The diagonal of the Fisher matrix is E[g_i^2 x_j^2], and the product of two means misses what happens where x
+vanishes: at a token whose embedding is zero (a padding row) x stays zero through the first layers, while the gradient through each
+RMSNorm grows by 1/sqrt(eps). Weights without a limit would let the few tokens of massive activations speak for all others.
 
 The loss is the sum over positions of the cross-entropy to labels sampled from the model's own distribution: then E[grad grad^T] is the
 Fisher matrix, the Hessian of the KL divergence. Labels from the text would give the "empirical" Fisher, which is another matrix
@@ -86,6 +86,7 @@ class Collector:
         self._loaded = loaded
         self._with_gradients = with_gradients
         self._inputs, self._outputs = _Sums(), _Sums()
+        self._weights: dict[str, float] = {}
         self._embedding: _Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._handles: list[Any] = []
@@ -102,8 +103,9 @@ class Collector:
         def on_forward(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
             self._inputs.add(name, inputs[0])
             if self._with_gradients and output.requires_grad:
-                energy = inputs[0].detach().float().square().sum(-1)
-                output.register_hook(lambda gradient: self._outputs.add(name, gradient, energy))
+                weights = token_weights(inputs[0])
+                self._weights[name] = self._weights.get(name, 0.0) + float(weights.sum())
+                output.register_hook(lambda gradient: self._outputs.add(name, gradient, weights))
 
         self._handles.append(module.register_forward_hook(on_forward))
 
@@ -140,8 +142,7 @@ class Collector:
         out: FloatArray | None = None
         in_power = (self._inputs.values[name] / n_tokens).astype(np.float32)
         if self._with_gradients:
-            energy = max(float(self._inputs.values[name].sum()), np.finfo(np.float32).tiny)
-            out = (self._outputs.values[name] / energy).astype(np.float32)
+            out = (self._outputs.values[name] / max(self._weights[name], 1.0)).astype(np.float32)
             out = vector_to_gguf_order(out, name, architecture, "row")
         return Powers(vector_to_gguf_order(in_power, name, architecture, "column"), out)
 
@@ -154,6 +155,13 @@ class Collector:
             if linear is not None or lookup is not None:
                 found[name] = TensorSensitivity(linear, lookup)
         return found
+
+
+def token_weights(inputs: "torch.Tensor") -> "torch.Tensor":
+    """How much each token [...] of ``inputs`` [..., n_in] counts for out_power: |x|^2 over its median, at most 1."""
+    energy = inputs.detach().float().square().sum(-1)
+    median = energy.median()
+    return (energy / median).clamp(max=1.0) if median > 0 else (energy > 0).float()
 
 
 def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":

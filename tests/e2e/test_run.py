@@ -143,6 +143,7 @@ def test_plan_writes_nothing_and_knows_the_allocation_of_a_measured_run(finished
         "--json",
     )
     assert json.loads(known.out)["allocation"] == allocation(finished)
+    assert json.loads(known.out)["costs_to_measure"] == 0 < json.loads(fresh.out)["costs_to_measure"]
 
 
 def test_imatrix_of_a_run_is_read_by_the_imatrix_estimator(finished: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from bitclass3_llama import bitclass3_architecture as llama_architecture
 from bitclass3_qwen35 import bitclass3_architecture as qwen35_architecture
 from bitclass3_torch import Options, bitclass3_evaluate
 from bitclass3_torch.loading import TorchModel, load_torch_model
-from bitclass3_torch.statistics import collect, sampled_label_loss
+from bitclass3_torch.statistics import collect, sampled_label_loss, token_weights
 from bitclass3_torch.tokens import token_chunks
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, ROOT
 
@@ -165,3 +165,28 @@ def test_evaluation_in_several_groups_gives_the_same_figures(example: Any) -> No
     )
     assert one.ppl == pytest.approx(many.ppl, rel=1e-6)
     assert one.domains.keys() == many.domains.keys()
+
+
+def test_token_weights_leave_out_zero_inputs_and_limit_massive_ones() -> None:
+    inputs = torch.ones(1, 6, 4) * torch.tensor([0.0, 0.1, 1.0, 1.0, 1.0, 100.0])[None, :, None]
+    weights = token_weights(inputs)[0]
+    assert weights[0] == 0
+    assert weights[1] == pytest.approx(0.01)
+    assert weights[2:].tolist() == [1, 1, 1, 1]
+    mostly_zero = torch.zeros(1, 5, 4)
+    mostly_zero[0, 0] = 3
+    assert token_weights(mostly_zero)[0].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_zero_embedding_row_does_not_blow_up_the_costs(example: Any, chunks: np.ndarray) -> None:
+    """The example's end-of-text row is zero: gradients there are a billion times larger, but nothing can be lost at it."""
+    model, architecture, loaded = example
+    with_zero = next(chunk for chunk in chunks if (chunk == 0).any())
+    powers = collect(loaded, model, architecture, with_zero[None], with_gradients=True, seed=0, progress=Silent())
+    largest = max(float(role.out_power.max()) for tensor in powers.values() for role in tensor.roles if role.out_power is not None)
+    assert largest < 100
+    lookup = powers["token_embd.weight"].lookup
+    assert lookup is not None
+    assert lookup.out_power is not None
+    assert lookup.out_power[0] == 0
+    assert float(lookup.out_power.sum()) == pytest.approx(1, rel=1e-3)
