@@ -1,7 +1,6 @@
 """The exporter that runs stock llama-quantize, and believes only what it reads back from the file."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.recipes import quantize_arguments, write_recipe
+from bitclass3_core.toolchain.finding import find_program
 
 PROGRAM = "llama-quantize"
-_PLACES = ("", "bin", "build/bin")  # release archives, installed trees, and a build from source
 
 
 class Options(BaseModel):
@@ -26,23 +25,16 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else $LLAMA_CPP_DIR, else PATH")
+    llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     threads: int = Field(0, ge=0, description="0: llama-quantize's default")
 
 
-def find_program(llama_cpp: Path | None) -> Path:
-    """llama-quantize in the given folder, in ``$LLAMA_CPP_DIR`` or on PATH. Raises ToolchainError if it is nowhere."""
-    folders = [folder for folder in (llama_cpp, os.environ.get("LLAMA_CPP_DIR")) if folder]
-    for folder in folders:
-        for place in _PLACES:
-            if found := shutil.which(PROGRAM, path=str(Path(folder) / place)):
-                return Path(found).absolute()  # it runs in another folder
-    if found := shutil.which(PROGRAM):
-        return Path(found).absolute()
-    looked = ", ".join(str(folder) for folder in folders) or "no folder given"
-    raise ToolchainError(
-        f"{PROGRAM} was not found ({looked}; not on PATH); set LLAMA_CPP_DIR, or use --plugin gguf, which needs no llama.cpp"
-    )
+def _find(llama_cpp: Path | None) -> Path:
+    """llama-quantize. Raises ToolchainError if it is nowhere."""
+    try:
+        return find_program(PROGRAM, llama_cpp).path
+    except ToolchainError as error:
+        raise ToolchainError(f"{error}; --plugin gguf needs no llama.cpp") from None
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -74,7 +66,7 @@ def bitclass3_export(
     model: Model, allocation: Allocation, out: Path, stem: str, options: Options, progress: Progress
 ) -> list[Path]:
     """Write ``out/stem.gguf`` with llama-quantize, and the tensor-type file that made it."""
-    program = find_program(options.llama_cpp)
+    program = _find(options.llama_cpp)
     recipe = write_recipe(out, stem, allocation.qtypes)
     path = out / f"{stem}.gguf"
     require_room(out, file_bytes(model, allocation.qtypes), path.name)

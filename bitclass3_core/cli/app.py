@@ -16,6 +16,8 @@ app = typer.Typer(
 )
 plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, or show one with its options.")
 app.add_typer(plugins_app, name="plugins")
+toolchain_app = typer.Typer(no_args_is_help=True, help="Stock llama.cpp: build a pinned one, or say which programs are found.")
+app.add_typer(toolchain_app, name="toolchain")
 
 Pipeline = Annotated[Path | None, typer.Argument(help="pipeline file (TOML); flags beat it", show_default=False)]
 ModelPath = Annotated[Path | None, typer.Option("--model", help="HF folder with its BF16 GGUF in it, or a GGUF file")]
@@ -41,6 +43,9 @@ Baseline = Annotated[
     str | None, typer.Option("--baseline", help="stock mix to compare with, or none; default: the one of like size")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+LlamaCpp = Annotated[
+    Path | None, typer.Option("--llama-cpp", help="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="warnings and errors only")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show tracebacks of errors")]
 
@@ -143,6 +148,43 @@ def plugins_show(name: Annotated[str, typer.Argument(help="plugin name or .py fi
     from bitclass3_core.cli.plugins import show_command
 
     show_command(name, as_json)
+
+
+@toolchain_app.command("install")
+def toolchain_install(
+    version: Annotated[str | None, typer.Option(help="pinned source release; default: the latest")] = None,
+    backend: Annotated[str, typer.Option(help="cpu, cuda, vulkan, metal, hip, sycl")] = "cpu",
+    jobs: Annotated[int, typer.Option(min=0, help="compilers at a time; 0: as many as cores and memory allow")] = 0,
+    programs: Annotated[list[str] | None, typer.Option(help="program to build instead of the usual ones; repeatable")] = None,
+    force: Annotated[bool, typer.Option("--force", help="build again what is installed")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a pinned llama.cpp in the user's cache folder: six to ten minutes on two cores; needs cmake and a C++ compiler."""
+    from bitclass3_core.cli.toolchain import install_command
+
+    install_command(version, backend, programs or [], jobs, force, as_json, quiet)
+
+
+@toolchain_app.command("path")
+def toolchain_path(
+    program: Annotated[
+        str | None, typer.Argument(help="llama-quantize, ...; default: the managed folder", show_default=False)
+    ] = None,
+    llama_cpp: LlamaCpp = None,
+) -> None:
+    """Print the path of a program as it would be found, or of the managed llama.cpp; exit code 1 if there is none."""
+    from bitclass3_core.cli.toolchain import path_command
+
+    path_command(program, llama_cpp)
+
+
+@toolchain_app.command("list")
+def toolchain_list(llama_cpp: LlamaCpp = None, as_json: AsJson = False) -> None:
+    """List the managed llama.cpp builds, and for every program which one would be used."""
+    from bitclass3_core.cli.toolchain import list_command
+
+    list_command(llama_cpp, as_json)
 
 
 @app.command()

@@ -2,15 +2,13 @@
 
 import importlib.util
 import json
-import os
 import shutil
 from importlib.metadata import version
 
 from bitclass3_core.errors import Bitclass3Error, ToolchainError
 from bitclass3_core.kernels import library
 from bitclass3_core.measuring import default_threads
-
-_PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity")
+from bitclass3_core.toolchain.finding import Program, find_all
 
 
 def _kernels() -> tuple[bool, str]:
@@ -33,19 +31,17 @@ def _torch() -> tuple[bool, str]:
     return True, f"torch {torch.__version__}, transformers {version('transformers')}, device {device}"
 
 
-def _program(name: str) -> tuple[bool, str]:
-    folder = os.environ.get("LLAMA_CPP_DIR", "")
-    path = os.pathsep.join([folder, f"{folder}/bin", f"{folder}/build/bin", os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    return bool(
-        found
-    ), found or "not found (LLAMA_CPP_DIR, PATH); not needed: the exporter gguf and the evaluator torch work without"
+def _program(found: Program | ToolchainError) -> tuple[bool, str]:
+    if isinstance(found, ToolchainError):
+        return False, f"{found}; not needed: the exporter gguf and the evaluator torch work without"
+    version = f", {found.version}" if found.version else ""
+    return True, f"{found.path} ({found.origin}{version})"
 
 
 def doctor_command(as_json: bool) -> None:
     """Print every check. Raises ToolchainError if something that every run needs is missing."""
     free = shutil.disk_usage(".").free
-    checks = {"ggml kernels": _kernels(), "torch": _torch(), **{name: _program(name) for name in _PROGRAMS}}
+    checks = {"ggml kernels": _kernels(), "torch": _torch(), **{name: _program(found) for name, found in find_all().items()}}
     facts = {"cores": str(default_threads(0)), "free disk here": f"{free / 2**30:.1f} GiB"}
     if as_json:
         print(json.dumps({"checks": {k: {"ok": ok, "detail": detail} for k, (ok, detail) in checks.items()}, **facts}, indent=1))

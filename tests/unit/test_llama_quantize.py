@@ -23,6 +23,7 @@ QTYPES = {"token_embd.weight": "Q6_K", "blk.0.attn_q.weight": "Q4_K", "blk.0.ffn
 def _no_llama_cpp(tmp_path, monkeypatch):
     monkeypatch.delenv("LLAMA_CPP_DIR", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("BITCLASS3_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -139,28 +140,20 @@ def test_program_of_another_machine(model, tmp_path):
 
 
 def test_not_found(model, tmp_path):
-    message = "llama-quantize was not found (no folder given; not on PATH); set LLAMA_CPP_DIR, or use --plugin gguf"
+    message = (
+        f"llama-quantize was not found; looked in PATH, {tmp_path}/cache/llama.cpp (managed); run `bitclass3 toolchain install`"
+    )
     with pytest.raises(ToolchainError) as caught:
         export(model, tmp_path / "out")
     assert str(caught.value).startswith(message)
-
-
-def test_not_found_says_where_it_looked(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLAMA_CPP_DIR", "/opt/elsewhere")
-    with pytest.raises(ToolchainError, match=r"was not found \(.*given, /opt/elsewhere; not on PATH\)"):
-        llama_quantize.find_program(tmp_path / "given")
+    assert str(caught.value).endswith("; --plugin gguf needs no llama.cpp")
 
 
 @pytest.mark.parametrize("place", ["", "bin", "build/bin"])
-def test_option_beats_the_environment_beats_path(tmp_path, monkeypatch, place):
-    given, environment, path = (program(tmp_path / name / place, "") for name in ("given", "environment", "bin"))
-    assert llama_quantize.find_program(tmp_path / "given") == given
-    monkeypatch.setenv("LLAMA_CPP_DIR", str(tmp_path / "environment"))
-    assert llama_quantize.find_program(tmp_path / "given") == given
-    assert llama_quantize.find_program(None) == environment
-    monkeypatch.delenv("LLAMA_CPP_DIR")
-    monkeypatch.setenv("PATH", str(path.parent))
-    assert llama_quantize.find_program(None) == path
+def test_option_beats_path(model, quantized, tmp_path, place):
+    program(tmp_path / "bin", "exit 1")
+    program(tmp_path / "given" / place, copies(quantized))
+    assert export(model, tmp_path / "out", llama_cpp=tmp_path / "given")[0].is_file()
 
 
 def test_relative_folder_works_although_the_program_runs_elsewhere(model, quantized, tmp_path, monkeypatch):

@@ -1,0 +1,132 @@
+"""Finding the programs of llama.cpp: a folder that is given, ``$LLAMA_CPP_DIR``, PATH, the managed toolchain, in this order."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from bitclass3_core.errors import ToolchainError
+from bitclass3_core.toolchain.places import CONVERTER, installed, managed_folder
+
+Origin = Literal["option", "LLAMA_CPP_DIR", "PATH", "managed"]
+
+PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-completion", CONVERTER)
+STAND_INS = {"llama-completion": "llama-cli", "llama-cli": "llama-completion"}  # which of the two exists depends on the release
+_PLACES = (
+    "",
+    "bin",
+    "build/bin",
+    "build/bin/Release",
+    "app",
+)  # release archives, installed trees, builds, an unpacked Docker image
+_ABOVE = ("..", "../..")  # where a folder build/bin is given, the converter lies at the root of the source
+_NO_VERSION = ("llama-quantize", CONVERTER)
+_VERSION_SECONDS = 20  # a GPU build initialises its devices first
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program of llama.cpp, and how it was found."""
+
+    name: str  # of the file: may be the stand-in of what was asked for
+    path: Path
+    origin: Origin
+
+    @property
+    def version(self) -> str | None:
+        """What ``--version`` says, asked once; None where the program does not know or cannot be run."""
+        return None if self.name in _NO_VERSION else _ask_version(self.path)
+
+
+@cache
+def _ask_version(path: Path) -> str | None:
+    try:
+        done = subprocess.run(
+            [str(path), "--version"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=_VERSION_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"^version: *(.+)$", done.stderr + "\n" + done.stdout, re.MULTILINE)
+    return found[1].strip() if found else None
+
+
+def _at(name: str, folder: Path) -> Path | None:
+    """The program right in that folder; the converter is run by Python and need not be executable."""
+    if name == CONVERTER:
+        return folder / name if (folder / name).is_file() else None
+    found = shutil.which(name, path=str(folder))
+    return Path(found) if found else None
+
+
+def _below(name: str, folder: Path) -> Path | None:
+    """The program in one of the layouts that a folder of llama.cpp has."""
+    places = _PLACES + (_ABOVE if name == CONVERTER else ())
+    found = (_at(name, folder / place) for place in places)
+    return next((path for path in found if path), None)
+
+
+def _on_path(name: str) -> Path | None:
+    folders = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
+    return next((path for path in (_at(name, folder) for folder in folders) if path), None)
+
+
+def _managed(name: str) -> Path | None:
+    return next((path for path in (toolchain.file(name) for toolchain in installed()) if path), None)
+
+
+def _candidates(names: tuple[str, ...], folder: Path | None) -> Iterator[tuple[str, Path | None, Origin]]:
+    """Each name at each place, in the order in which they count: the place before the name."""
+    environment = os.environ.get("LLAMA_CPP_DIR")
+    if folder:
+        yield from ((name, _below(name, folder), "option") for name in names)
+    if environment:
+        yield from ((name, _below(name, Path(environment)), "LLAMA_CPP_DIR") for name in names)
+    yield from ((name, _on_path(name), "PATH") for name in names)
+    yield from ((name, _managed(name), "managed") for name in names)
+
+
+def find_program(name: str, folder: Path | None = None) -> Program:
+    """The program, its stand-in where a place has only that, or the converter. Raises ToolchainError if it is nowhere."""
+    names = (name, STAND_INS[name]) if name in STAND_INS else (name,)
+    for candidate, path, origin in _candidates(names, folder):
+        if path:
+            # Absolute, as it runs in other folders. The converter must be run where its modules are, not where a link to it is.
+            return Program(candidate, path.resolve() if candidate == CONVERTER else path.absolute(), origin)
+    looked = [_describe(folder, "option")] if folder else []
+    if environment := os.environ.get("LLAMA_CPP_DIR"):
+        looked.append(_describe(Path(environment), "LLAMA_CPP_DIR"))
+    looked += ["PATH", f"{managed_folder()} (managed)"]
+    raise ToolchainError(
+        f"{' or '.join(names)} was not found; looked in {', '.join(looked)}; "
+        "run `bitclass3 toolchain install`, or set LLAMA_CPP_DIR to a folder of llama.cpp that has it"
+    )
+
+
+def _describe(folder: Path, origin: Origin) -> str:
+    """The folder in a message, with what it does have: many packages of llama.cpp lack a program."""
+    if not folder.is_dir():
+        return f"{folder} ({origin}, no such folder)"
+    has = [name for name in (*PROGRAMS, "llama-cli") if _below(name, folder)]
+    return f"{folder} ({origin}, has {', '.join(has) or 'none of the programs'})"
+
+
+def find_all(folder: Path | None = None) -> dict[str, Program | ToolchainError]:
+    """Every program that bitclass3 uses: where it was found, or the error that says where it was not."""
+    found: dict[str, Program | ToolchainError] = {}
+    for name in PROGRAMS:
+        try:
+            found[name] = find_program(name, folder)
+        except ToolchainError as error:
+            found[name] = error
+    return found
