@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from bitclass3_core import hookspecs
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, PluginError, did_you_mean
+from bitclass3_core.plugin_sources import source_hash
 
 GROUP = "bitclass3"
 STAGES = ("architecture", "estimate", "measure", "budget", "solve", "export", "evaluate", "report")
@@ -48,13 +49,6 @@ class Plugin:
 def installed() -> dict[str, EntryPoint]:
     """Entry points of the group ``bitclass3`` by plugin name; nothing is imported."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
-def _source_hash(module: ModuleType) -> str:
-    """Hash of the module's source, of all modules of a package: an edited plugin makes its artefacts again."""
-    file = Path(module.__file__ or "")
-    files = sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()[:12]
 
 
 def _implemented(module: ModuleType) -> tuple[tuple[str, ...], bool]:
@@ -112,7 +106,7 @@ def load_plugin(name: str) -> Plugin:
         hooks = ", ".join(f"{GROUP}_{stage}" for stage in STAGES)
         raise PluginError(f"plugin {name!r} implements no hook; mark one of {hooks} with @hookimpl")
     distribution = None if is_file else points[name].dist
-    version = f"{distribution.version if distribution else 'file'}+{_source_hash(module)}"
+    version = f"{distribution.version if distribution else 'file'}+{source_hash(module)}"
     return Plugin(Path(name).stem if is_file else name, module, stages, version, wrapper)
 
 
