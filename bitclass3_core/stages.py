@@ -40,6 +40,7 @@ class StageRunner:
         self._config = config
         self._loaded: dict[tuple[str, str], tuple[Plugin, BaseModel | None]] = {}
         self._arch_name: str | None = None
+        self.called: set[str] = set()  # stages whose hook did some work in this run
 
     @cached_property
     def _manager(self) -> PluginManager:
@@ -82,6 +83,7 @@ class StageRunner:
 
     def _call(self, stage: str, name: str, **arguments: Any) -> Any:
         plugin, options = self._get(stage, name)
+        self.called.add(stage)
         return self._manager.call(stage, plugin, options, **arguments)
 
     def name(self, stage: str) -> str:

@@ -63,6 +63,7 @@ def test_stock_mix_beside_it_is_no_smaller(finished: Path) -> None:
 
 def test_second_run_uses_everything_again(copied: Callable[[], Path]) -> None:
     out = copied()
+    took = json.loads((out / "run.json").read_text())["timings"]
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.gguf") if path.name != "imatrix.gguf"}
     done = run(out, "--target-bpw", 4.8, "--json")
     assert done.code == 0, done.err
@@ -71,6 +72,10 @@ def test_second_run_uses_everything_again(copied: Callable[[], Path]) -> None:
     assert "measure:" not in quiet.err
     assert "evaluate: everything is up to date" in quiet.err
     assert before == {name: (out / name).stat().st_mtime_ns for name in before}
+    again = json.loads((out / "run.json").read_text())["timings"]
+    assert {stage: again[stage] for stage in ("estimate", "measure", "export", "evaluate")} == {
+        stage: took[stage] for stage in ("estimate", "measure", "export", "evaluate")
+    }, "a run that finds everything in place keeps the time that it took to make"
     candidates = json.loads(done.out)["candidates"]
     assert [c["kind"] for c in candidates] == ["ours", "stock"]
     assert all(c["evaluation"]["mean_kld"] > 0 for c in candidates)
