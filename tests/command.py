@@ -41,8 +41,7 @@ def bitclass3(*arguments: object, cwd: Path | None = None, env: dict[str, str] |
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
-        **options,
+        **{"timeout": 600, **options},
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
