@@ -124,12 +124,30 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """How a ggml tensor is cut out of one HF parameter: for those that HF keeps fused, stacked or transposed.
+
+    The parameter is the first of ``stems`` (with ``.weight`` or without) that the HF model has. It is reshaped to ``shape`` if that is
+    given, its last two axes change places if ``transposed``, then ``rows`` are taken of the last axis but one and ``columns`` of the
+    last, each an index array or a slice. Where the conversion multiplies, ``scale`` is the factor of the tensor or of each of its rows.
+    """
+
+    stems: tuple[str, ...]
+    shape: tuple[int, ...] | None = None
+    transposed: bool = False
+    rows: Rows = None
+    columns: Rows = None
+    scale: float | FloatArray = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """What must be known of a model family to allocate types for it.
 
     ``hf_stems[ggml name]`` are the names (without ``.weight``) under which HF models keep that tensor, likeliest first.
+    ``places[ggml name]`` says more where the HF parameter is not the tensor itself.
     ``row_order`` and ``column_order`` hold, where the conversion to GGUF permutes, the index arrays with
-    ``gguf[i, j] == hf[row_order[i], column_order[j]]``.
+    ``gguf[i, j] == hf[row_order[i], column_order[j]]``, hf being the parameter or what its place cuts out of it.
     ``floors[ggml name]`` is the smallest qtype (by bpw) that an allocation may give.
     """
 
@@ -139,6 +157,7 @@ class Architecture:
     hf_stems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     row_order: Mapping[str, IndexArray] = field(default_factory=dict)
     column_order: Mapping[str, IndexArray] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 def total_params(model: Model) -> int:
