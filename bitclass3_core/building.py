@@ -1,7 +1,8 @@
 """From costs to the problem that solvers get: choices within floors and pins, in file bytes, dominated ones dropped."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
@@ -38,22 +39,47 @@ def resolve_pins(model: Model, architecture: Architecture, pins: Mapping[str, st
     return pinned
 
 
-def _choices(info: TensorInfo, cells: Mapping[str, Cost], floor: str | None, pin: str | None) -> tuple[Choice, ...]:
+def _choices(
+    info: TensorInfo, cells: Mapping[str, Cost], floor: str | None, pin: str | None, unusable: frozenset[str]
+) -> tuple[Choice, ...]:
+    """The types that a tensor may get: what failed is out, and so is all that is no larger, which would fail too."""
+    failed = unusable | {q for q, cell in cells.items() if math.isinf(cell.cost)}
     if pin is not None:
+        if pin in failed:
+            raise ConfigError(f"{info.name} is pinned to {pin}, which cannot hold its weights; pin a larger type")
         cell = cells.get(pin, Cost(0.0, 0.0, 0))
         return (Choice(pin, padded(info.n_bytes(qtype(pin))), cell.cost),)
     least = qtype(floor).bpw if floor else 0.0
-    allowed = {q: cell for q, cell in cells.items() if qtype(q).bpw >= least or q == info.dtype}
+    above = max((qtype(q).bpw for q in failed), default=0.0)
+    allowed = {q: cell for q, cell in cells.items() if (qtype(q).bpw >= least and qtype(q).bpw > above) or q == info.dtype}
     return undominated([Choice(q, padded(info.n_bytes(qtype(q))), cell.cost) for q, cell in allowed.items()])
 
 
-def build_problem(model: Model, architecture: Architecture, costs: CostTable, pins: Mapping[str, str], budget: Budget) -> Problem:
-    """The problem of this model and budget: one group a tensor.
+def larger_type(info: TensorInfo, failed: str) -> str:
+    """The next larger type that a tensor's rows accept; its source type if there is none."""
+    larger = [q for q in menu("all") if q.bpw > qtype(failed).bpw and info.accepts(q) and q.bpw < qtype(info.dtype).bpw]
+    return min(larger, key=lambda q: q.bpw).name if larger else info.dtype
+
+
+def build_problem(
+    model: Model,
+    architecture: Architecture,
+    costs: CostTable,
+    pins: Mapping[str, str],
+    budget: Budget,
+    unusable: Collection[tuple[str, str]] = (),
+) -> Problem:
+    """The problem of this model and budget: one group a tensor. ``unusable`` are pairs of tensor and type that failed.
 
     Raises InfeasibleError for a budget below the smallest possible file or above the source.
     """
+    failed = {name: frozenset(q for tensor, q in unusable if tensor == name) for name in architecture.quantizable}
     groups = tuple(
-        Group(name, (name,), _choices(model.tensors[name], costs.costs[name], architecture.floors.get(name), pins.get(name)))
+        Group(
+            name,
+            (name,),
+            _choices(model.tensors[name], costs.costs[name], architecture.floors.get(name), pins.get(name), failed[name]),
+        )
         for name in sorted(architecture.quantizable)
     )
     fixed = fixed_bytes(model, architecture.quantizable)

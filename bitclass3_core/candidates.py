@@ -13,7 +13,7 @@ from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import atomic_path, digest_of
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf_model import GgufModel, total_file_bytes
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, bpw, data_bytes
 from bitclass3_core.model import Architecture, Model
@@ -42,7 +42,7 @@ class MadeFile:
 
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
-        size = self.path.stat().st_size if self.path else 0
+        size = total_file_bytes(self.path) if self.path else 0
         return Candidate(
             self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation
         )
@@ -78,17 +78,24 @@ class CandidateStore:
             **exporters,
         }
         artefact = f"file {planned.name}"
-        path = self._folder.path / f"{planned.name}.gguf"
+        path = self._gguf_of(planned.name, self._folder.files_of(artefact))
         reason = self._folder.reason(artefact, path, parts)
         if reason is None and all(file.is_file() for file in self._folder.files_of(artefact)):
             progress.say(f"export: {path.name} is up to date")
         else:
             progress.say(f"export: {path.name} ({reason or 'files are missing'})")
             files = self._stages.export(self._model, planned.allocation, sensitivity, self._folder.path, planned.name, progress)
+            path = self._gguf_of(planned.name, files)
             self._check_file(path, files, planned)
             self._folder.record(artefact, path, parts, files)
         self._remember(planned, path)
         return MadeFile(planned.name, planned.kind, planned.allocation, path, planned.n_data_bytes)
+
+    def _gguf_of(self, name: str, files: list[Path]) -> Path:
+        """The candidate's GGUF among an exporter's files (the first of a split), or where a whole one would be."""
+        return next(
+            (path for path in files if path.suffix == ".gguf" and path.name.startswith(name)), self._folder.path / f"{name}.gguf"
+        )
 
     def _stages_of_export(self) -> dict[str, Any]:
         return {name: self._stages.identity("export", name) for name in self._stages.exporters}

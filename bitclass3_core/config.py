@@ -8,6 +8,7 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bitclass3_core.errors import ConfigError, did_you_mean
+from bitclass3_core.hub import is_hub_name
 from bitclass3_core.plugins import Plugin, load_plugin
 
 
@@ -16,10 +17,14 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The source model: a BF16, F16 or F32 GGUF, and the HF folder that it was converted from (for torch)."""
+    """The source model: an HF folder or a name on the hub (for torch, and to be converted), a BF16, F16 or F32 GGUF, or both.
+
+    ``pre_tokenizer`` is llama.cpp's name of the tokenizer's splitting rule, where its converter does not know the tokenizer.
+    """
 
     hf: Path | None = None
     gguf: Path | None = None
+    pre_tokenizer: str | None = None
     allow_quantized_source: bool = False
 
 
@@ -94,6 +99,7 @@ class RunConfig(_Section):
     wrappers: list[str] = Field(default_factory=list)
     out: Path | None = None
     threads: int = Field(default=0, ge=0)
+    llama_cpp: Path | None = None
 
 
 _LIST_STAGES = ("export", "report")
@@ -112,7 +118,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     for section, key in _PATH_KEYS:
         entry = values.get(section, {})
         if isinstance(entry, dict) and key in entry:
-            entry[key] = _relative_to(path.parent, entry[key])
+            is_name = (section, key) == ("model", "hf") and is_hub_name(str(entry[key])) and not (path.parent / entry[key]).exists()
+            entry[key] = entry[key] if is_name else _relative_to(path.parent, entry[key])
+    if "llama_cpp" in values:
+        values["llama_cpp"] = _relative_to(path.parent, values["llama_cpp"])
     for section in RunConfig.model_fields:
         entry = values.get(section)
         if isinstance(entry, dict) and "plugin" in entry:

@@ -1,5 +1,6 @@
 """The cost table: what giving a tensor a type costs, in nats per token, and the SQLite file that keeps every measured cell."""
 
+import math
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,10 @@ from bitclass3_core.errors import Bitclass3Error, ModelFileError
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Predicted KLD contribution of one tensor at one type, its standard error (0 if every row was measured), and rows measured."""
+    """Predicted KLD contribution of one tensor at one type, its standard error (0 if every row was measured), and rows measured.
+
+    The cost is infinite where the tensor cannot have that type (its blocks come out as NaN).
+    """
 
     cost: float
     se: float
@@ -27,9 +31,10 @@ class CostTable:
     in_nats: bool = True
 
     def total(self, qtypes: Mapping[str, str]) -> float | None:
-        """Predicted cost of a whole allocation; None if a cell was never measured."""
+        """Predicted cost of a whole allocation; None if a cell was never measured, or cannot be."""
         cells = [self.costs.get(tensor, {}).get(q) for tensor, q in qtypes.items()]
-        return sum(cell.cost for cell in cells if cell) if all(cells) else None
+        total = sum(cell.cost for cell in cells if cell) if all(cells) else math.inf
+        return total if math.isfinite(total) else None
 
 
 class CostStore:

@@ -6,6 +6,7 @@ Bitclass3Error            one line on the terminal, exit 1
 │  └─ ContractError       a plugin answered what its hook does not allow
 ├─ InfeasibleError        no allocation fits, exit 3
 ├─ ModelFileError         a model, GGUF, corpus or imatrix file cannot be used
+│  └─ UnusableTypeError    a tensor cannot be given that type: the run takes another and goes on
 └─ ToolchainError         llama.cpp is missing or failed
 """
 
@@ -41,6 +42,14 @@ class InfeasibleError(Bitclass3Error):
 
 class ModelFileError(Bitclass3Error):
     """A model, GGUF, corpus or imatrix file cannot be used."""
+
+
+class UnusableTypeError(ModelFileError):
+    """A tensor cannot be given a type (its blocks come out as NaN, a kernel's assertion fails): the run takes another for it."""
+
+    def __init__(self, tensor: str, qtype: str, reason: str) -> None:
+        super().__init__(f"{tensor or 'a tensor'} cannot be {qtype}: {reason}")
+        self.tensor, self.qtype, self.reason = tensor, qtype, reason
 
 
 class ToolchainError(Bitclass3Error):

@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.gguf_guard import check_gguf
 from bitclass3_core.kernels import dequantize
-from bitclass3_core.model import FloatArray, Rows, TensorInfo
+from bitclass3_core.model import FloatArray, Model, Rows, TensorInfo
 from bitclass3_core.qtypes import FLOAT_QTYPES, WRITABLE_QTYPES, qtype
 
 _SPLIT = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$")
 _SAMPLE_BYTES = 4096
 _READABLE = {*FLOAT_QTYPES, *WRITABLE_QTYPES, "TQ1_0", "TQ2_0", "MXFP4"}
+
+
+def split_name(stem: str, number: int, count: int) -> str:
+    """llama.cpp's name of one file of a split: ``stem-00001-of-00003.gguf``."""
+    return f"{stem}-{number:05d}-of-{count:05d}.gguf"
 
 
 def split_files(path: Path) -> list[Path]:
@@ -29,13 +34,18 @@ def split_files(path: Path) -> list[Path]:
     if not match:
         return [path]
     count = int(match[3])
-    files = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    files = [path.with_name(split_name(match[1], number, count)) for number in range(1, count + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ModelFileError(
             f"split GGUF {path.name} lacks {len(missing)} of its {count} files ({missing[0]}); put them all in {path.parent}"
         )
     return files
+
+
+def total_file_bytes(path: Path) -> int:
+    """Size of a GGUF, all files of a split together."""
+    return sum(file.stat().st_size for file in split_files(path))
 
 
 def open_reader(path: Path) -> GGUFReader:
@@ -48,11 +58,15 @@ def open_reader(path: Path) -> GGUFReader:
 
 
 class GgufModel:
-    """A model in a GGUF file; implements the ``Model`` protocol. ``hf`` is the HF folder of the same model, if there is one."""
+    """A model in a GGUF file; implements the ``Model`` protocol. ``hf`` is the HF folder of the same model, if there is one.
 
-    def __init__(self, path: Path, hf: Path | None = None) -> None:
+    ``name`` is what the user called it, where no folder or file is called so.
+    """
+
+    def __init__(self, path: Path, hf: Path | None = None, name: str | None = None) -> None:
         self.path = path
         self.hf = hf
+        self._name = name
         self.files = split_files(path)
         self._readers = [open_reader(file) for file in self.files]
         self._sources: dict[str, ReaderTensor] = {t.name: t for reader in self._readers for t in reader.tensors}
@@ -75,6 +89,8 @@ class GgufModel:
     @property
     def name(self) -> str:
         """The HF folder's name if there is one, else the file's name without type and split number."""
+        if self._name:
+            return self._name
         if self.hf is not None:
             return self.hf.resolve().name
         match = _SPLIT.match(self.path.name)
@@ -131,7 +147,7 @@ def _is_long_array(value: ReaderField) -> bool:
     return bool(value.types) and value.types[0] == GGUFValueType.ARRAY and len(value.data) > 4096
 
 
-def quantized_share(model: GgufModel) -> float:
+def quantized_share(model: Model) -> float:
     """Share of the weights that are stored in a quantized type: above 0, measurements against this file mean little."""
     infos = model.tensors.values()
     return sum(i.n_params for i in infos if not qtype(i.dtype).is_float) / sum(i.n_params for i in infos)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitclass3_core.errors import ModelFileError, ToolchainError
+from bitclass3_core.errors import ModelFileError, ToolchainError, UnusableTypeError
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
@@ -109,7 +109,7 @@ def _float_to_bytes(rows: FloatArray, q: QType) -> NDArray[np.uint8]:
         return rows.view(np.uint8)
     if q.name == "F16":
         if rows.size and np.abs(rows).max() >= _F16_OVERFLOW:
-            raise ModelFileError("weights too large for F16; choose BF16 or another type for this tensor")
+            raise UnusableTypeError("", q.name, "weights too large for F16")
         return rows.astype(np.float16).view(np.uint8)
     bits = rows.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)  # BF16: round half to even
@@ -119,7 +119,8 @@ def _float_to_bytes(rows: FloatArray, q: QType) -> NDArray[np.uint8]:
 def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> NDArray[np.uint8]:
     """Quantize [n, n_in] float32 rows to bytes [n, row bytes], guided by the importance of each column [n_in] if there is one.
 
-    Raises ModelFileError for NaN, Inf, and for a type that needs an imatrix and has none; ValueError for rows or an imatrix of a
+    Raises UnusableTypeError where the type cannot hold these weights, ModelFileError for NaN, Inf, and for a type that needs an
+    imatrix and has none; ValueError for rows or an imatrix of a
     size that the kernel cannot take, where ggml would end the process.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
@@ -141,9 +142,7 @@ def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> N
     handle = library().handle
     handle.ggml_quantize_chunk(q.ggml_id, rows.ctypes.data_as(_FLOATS), out.ctypes.data, 0, n_rows, n_in, weights)
     if not handle.ggml_validate_row_data(q.ggml_id, out.ctypes.data, out.nbytes):
-        raise ModelFileError(
-            f"quantizing to {q.name} gave invalid blocks (scales that are no numbers); choose another type for this tensor"
-        )
+        raise UnusableTypeError("", q.name, "quantizing gave invalid blocks (scales that are no numbers)")
     return out
 
 

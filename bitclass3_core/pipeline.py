@@ -1,5 +1,6 @@
 """A run: source -> estimate -> measure -> solve -> export -> evaluate -> report, each stage skipped where its artefact is still good."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core import checks
-from bitclass3_core.building import build_problem, check_budget, possible_bytes, resolve_pins
+from bitclass3_core.building import build_problem, check_budget, larger_type, possible_bytes, resolve_pins
 from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
-from bitclass3_core.errors import ConfigError, ContractError
+from bitclass3_core.errors import ConfigError, ContractError, UnusableTypeError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf_model import GgufModel, total_file_bytes
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
@@ -39,12 +40,13 @@ STAGES = ("estimate", "measure", "solve", "export", "evaluate", "report")
 class Pipeline:
     """One run in one folder. ``run`` goes through all stages; each stage's result is a property, computed once."""
 
-    def __init__(self, config: RunConfig, progress: Progress, command: str) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, command: str, may_convert: bool = True) -> None:
         if config.out is None:
             raise ConfigError("no folder for the run; give --out DIR")
         self.config = config
         self.progress = progress
         self.command = command
+        self.may_convert = may_convert
         self.stages = StageRunner(config)
         self.folder = RunFolder(config.out)
         self.threads = default_threads(config.threads)
@@ -68,7 +70,7 @@ class Pipeline:
     @cached_property
     def model(self) -> GgufModel:
         """The source."""
-        return open_source(self.config.model, self.warn)
+        return open_source(self.config.model, self.warn, self.progress, self.may_convert)
 
     @cached_property
     def source(self) -> str:
@@ -155,7 +157,18 @@ class Pipeline:
         with self._timed("measure"):
             hook = self.stages.measure_hook(sensitivity)
             self.cost_job.measure(hook, self.stages.name("measure"), self.threads, self.progress)
-        return self.cost_job.table(sensitivity.in_nats)
+        table = self.cost_job.table(sensitivity.in_nats)
+        self._note_unusable(table)
+        return table
+
+    def _note_unusable(self, table: CostTable) -> None:
+        """Say once which tensors cannot have which type, as the kernels found."""
+        known = self.folder.unusable(self.source)
+        for name, cells in table.costs.items():
+            for q in (q for q, cell in cells.items() if math.isinf(cell.cost) and (name, q) not in known):
+                error = UnusableTypeError(name, q, "its blocks come out invalid")
+                self.folder.put_unusable(self.source, name, q, error.reason)
+                self.warn(f"{error}; it gets a larger type")
 
     @cached_property
     def budget(self) -> Budget:
@@ -175,7 +188,8 @@ class Pipeline:
     @cached_property
     def problem(self) -> Problem:
         """What the solver gets."""
-        return build_problem(self.model, self.architecture, self.costs, self.pins, self.budget)
+        unusable = self.folder.unusable(self.source)
+        return build_problem(self.model, self.architecture, self.costs, self.pins, self.budget, unusable)
 
     @cached_property
     def allocation(self) -> Allocation:
@@ -203,23 +217,56 @@ class Pipeline:
 
     @cached_property
     def files(self) -> list[MadeFile]:
-        """Our file and the stock mix to compare with, written or still good."""
+        """Our file and the stock mix to compare with, written or still good.
+
+        Where a tensor cannot have its type, that is noted, the problem is solved again without it, and the files are made anew.
+        """
         with self._timed("export"):
             write_imatrix(self.folder.path / "imatrix.gguf", self.sensitivity, "bitclass3")
-            planned = [MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)]
-            problem = replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation))
-            baseline = self.stages.baseline(problem, self.model, self.architecture)
-            if baseline is not None:
-                name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
-                planned.append(MadeFile.planned(name, "stock", baseline, self.model))
-            sha = sha256_file(self.sensitivity_path)
-            made = [self.store.make(file, self.sensitivity, sha, self.progress) for file in planned]
+            while True:
+                try:
+                    made = self._make_files()
+                    break
+                except UnusableTypeError as error:
+                    self._do_without(error)
         self._check_size(made[0])
         return made
 
+    def _make_files(self) -> list[MadeFile]:
+        planned = [MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)]
+        problem = replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation))
+        baseline = self.stages.baseline(problem, self.model, self.architecture)
+        if baseline is not None:
+            name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
+            planned.append(MadeFile.planned(name, "stock", self._usable(baseline), self.model))
+        sha = sha256_file(self.sensitivity_path)
+        return [self.store.make(file, self.sensitivity, sha, self.progress) for file in planned]
+
+    def _usable(self, baseline: Allocation) -> Allocation:
+        """A mix as it is, but the next larger type where a tensor cannot have its own."""
+        qtypes = dict(baseline.qtypes)
+        failed = self.folder.unusable(self.source)
+        for name, q in baseline.qtypes.items():
+            while (name, qtypes[name]) in failed:
+                qtypes[name] = larger_type(self.model.tensors[name], qtypes[name])
+            if qtypes[name] != q:
+                self.warn(f"{baseline.note or baseline.solver}: {name} is {qtypes[name]} instead of {q}, which it cannot be")
+        return replace(baseline, qtypes=qtypes)
+
+    def _do_without(self, error: UnusableTypeError) -> None:
+        """Note that a tensor cannot have a type, and forget the solution that gave it. Raises the error if that was known already."""
+        if (error.tensor, error.qtype) in self.folder.unusable(self.source):
+            raise error
+        self.folder.put_unusable(self.source, error.tensor, error.qtype, error.reason)
+        self.warn(f"{error}; it gets the next larger type that works, and the rest is solved again")
+        for solved in ("problem", "allocation"):
+            self.__dict__.pop(solved, None)
+        _ = self.allocation
+        write_json(self.folder.path / "allocation.json", allocation_record(self.allocation, self.costs, self.budget))
+
     def _check_size(self, ours: MadeFile) -> None:
         """The promise: never larger than asked, whatever the exporter added to the metadata."""
-        size, asked = ours.path.stat().st_size if ours.path else 0, self.budget.file_bytes
+        size, asked = total_file_bytes(ours.path) if ours.path else 0, self.budget.file_bytes
         if asked is not None and size > asked:
             raise ContractError(
                 f"{ours.name}.gguf is {size:,} bytes, asked were {asked:,}; lower the target by {size - asked:,} bytes"
@@ -258,6 +305,7 @@ class Pipeline:
             config=self.config.model_dump(mode="json"),
             warnings=tuple(self.warnings),
             differences=self.store.differences(now[0].name, evaluations),
+            unusable=self.folder.unusable(self.source),
         )
 
     def report(self) -> list[Path]:

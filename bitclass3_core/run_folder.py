@@ -96,6 +96,17 @@ class RunFolder:
         self._manifest["candidates"][name] = dict(values)
         self._save()
 
+    def unusable(self, source: str) -> dict[tuple[str, str], str]:
+        """Pairs of tensor and type that failed when they were written, with the reason; of this source alone."""
+        noted = self._manifest.get("unusable", {})
+        return {(entry["tensor"], entry["qtype"]): entry["reason"] for entry in noted.get(source, [])}
+
+    def put_unusable(self, source: str, tensor: str, qtype: str, reason: str) -> None:
+        """Note that a tensor cannot have a type."""
+        noted = self._manifest.setdefault("unusable", {})
+        noted.setdefault(source, []).append({"tensor": tensor, "qtype": qtype, "reason": reason})
+        self._save()
+
     def put(self, **values: Any) -> None:
         """Note facts of the last run: command, versions, timings."""
         self._manifest.update(values)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.errors import ModelFileError
+from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import require_room
 from bitclass3_core.gguf_writer import gguf_sink, tensor_order
 from bitclass3_core.kernels import quantize
@@ -64,7 +64,7 @@ def quantized_tensor(
 def bitclass3_export(
     model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, options: Options, progress: Progress
 ) -> list[Path]:
-    """Write ``out/stem.gguf``. Raises ModelFileError with the tensor's name where a tensor cannot be quantized."""
+    """Write ``out/stem.gguf``. Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized."""
     path = out / f"{stem}.gguf"
     require_room(out, file_bytes(model, allocation.qtypes), path.name)
     progress.begin(f"export {path.name}", sum(info.n_params for info in model.tensors.values()))
@@ -79,6 +79,8 @@ def bitclass3_export(
             known = sensitivity.tensors.get(info.name)
             try:
                 sink.write(quantized_tensor(model, info, q, known.imatrix if known else None, pool))
+            except UnusableTypeError as error:
+                raise UnusableTypeError(info.name, q.name, error.reason) from error
             except ModelFileError as error:
                 raise ModelFileError(f"{info.name} at {q.name}: {error}") from error
             progress.advance(info.n_params)

@@ -1,23 +1,30 @@
 """The exporter that runs stock llama-quantize, and believes only what it reads back from the file."""
 
 import os
-import subprocess
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.errors import ToolchainError
+from bitclass3_core.errors import Bitclass3Error, ToolchainError, UnusableTypeError
 from bitclass3_core.files import atomic_path, require_room
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf_model import GgufModel, quantized_share, split_name
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.recipes import quantize_arguments, write_recipe
 from bitclass3_core.toolchain.finding import find_program
+from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, run_program
 
 PROGRAM = "llama-quantize"
+_TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- ")
+_CONVERTING = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- [^\n]*converting to (\w+)")
+# What llama-quantize and ggml say when the weights of one tensor are the reason: a NaN in a block, a kernel's assertion.
+_TENSORS_FAULT = re.compile(r"validation failed|found nan|found inf|GGML_ASSERT|Missing importance matrix", re.IGNORECASE)
 
 
 class Options(BaseModel):
@@ -27,6 +34,7 @@ class Options(BaseModel):
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     threads: int = Field(0, ge=0, description="0: llama-quantize's default")
+    keep_split: bool = Field(False, description="write as many files as the source has")
 
 
 def _find(llama_cpp: Path | None) -> Path:
@@ -37,19 +45,28 @@ def _find(llama_cpp: Path | None) -> Path:
         raise ToolchainError(f"{error}; --plugin gguf needs no llama.cpp") from None
 
 
-def _run(command: list[str], folder: Path) -> None:
-    """Run llama-quantize; raises ToolchainError with its last lines if it fails."""
+def _run(command: list[str], folder: Path, model: Model, progress: Progress) -> str:
+    """Run llama-quantize; returns its output. Raises UnusableTypeError if one tensor is the reason why it fails."""
+    progress.begin(f"export {command[-1]}", len(model.tensors))
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
-    except OSError as error:
-        raise ToolchainError(f"{command[0]} cannot be run ({error.strerror}); build llama.cpp for this machine") from None
-    if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise ToolchainError(f"{PROGRAM} failed with exit code {done.returncode}; its last lines: {' | '.join(lines[-4:])}")
+        return run_program(command, folder, Steps(_TENSOR.pattern, progress.advance))
+    except ProgramFailed as error:
+        if "iostream error" in error.output:  # what C++ says when a write fails
+            raise Bitclass3Error(f"no room on disk to write {command[-2]} into {folder}; free some and run again") from None
+        at = list(_CONVERTING.finditer(error.output))
+        if at and _TENSORS_FAULT.search(error.output, at[-1].start()):
+            reason = f"{PROGRAM} fails on it ({last_lines(error.output[at[-1].end() :], 2)})"
+            raise UnusableTypeError(at[-1][1], at[-1][2].upper(), reason) from None
+        where = f" at {at[-1][1]} ({at[-1][2]})" if at else ""
+        raise ToolchainError(f"{error}{where}; nothing of it is kept") from None
+    finally:
+        progress.end()
 
 
-def _check_written(path: Path, allocation: Allocation) -> None:
+def _check_written(path: Path, allocation: Allocation, output: str) -> None:
     """Raise ToolchainError unless every tensor of the file has the type that was asked for."""
+    if not path.is_file():
+        raise ToolchainError(f"{PROGRAM} wrote no {path.name}; its last lines: {last_lines(output)}")
     written = GgufModel(path).tensors
     wrong = [
         f"{name} is {written[name].dtype}, asked {q}"
@@ -61,20 +78,51 @@ def _check_written(path: Path, allocation: Allocation) -> None:
         raise ToolchainError(f"{PROGRAM} wrote other types than asked in {len(wrong)} tensors: {'; '.join(wrong[:3])}")
 
 
+@contextmanager
+def _split_paths(out: Path, stem: str, n_files: int) -> Iterator[tuple[str, list[Path]]]:
+    """(prefix to write under, temporary files): they take their final names at the end of the block, the first one last."""
+    prefix = f".{stem}.{os.getpid()}.part"
+    temporary = [out / split_name(prefix, number, n_files) for number in range(1, n_files + 1)]
+    try:
+        yield prefix, temporary
+        for number, path in reversed(list(enumerate(temporary, 1))):
+            path.replace(out / split_name(stem, number, n_files))
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _arguments(model: Model, allocation: Allocation, out: Path, recipe: str, target: str, options: Options) -> list[str]:
+    imatrix = "imatrix.gguf" if (out / "imatrix.gguf").is_file() else None
+    source = os.path.relpath(model.path, out)
+    given = quantize_arguments(model, allocation.qtypes, source, recipe, imatrix, target, options.threads)
+    again = ["--allow-requantize"] if quantized_share(model) > 0 else []
+    return [*again, *given]
+
+
 @hookimpl
 def bitclass3_export(
     model: Model, allocation: Allocation, out: Path, stem: str, options: Options, progress: Progress
 ) -> list[Path]:
-    """Write ``out/stem.gguf`` with llama-quantize, and the tensor-type file that made it."""
+    """Write ``out/stem.gguf`` (with ``keep_split`` as many files as the source has) with llama-quantize, and its tensor-type file.
+
+    Raises UnusableTypeError for the tensor whose weights it cannot hold in that type, ToolchainError for any other failure.
+    """
     program = _find(options.llama_cpp)
     recipe = write_recipe(out, stem, allocation.qtypes)
+    require_room(out, file_bytes(model, allocation.qtypes), f"{stem}.gguf")
+    progress.say(f"export: {program} writes {stem}.gguf")
+    n_files = len(GgufModel(model.path).files) if options.keep_split else 1
+    if n_files > 1:
+        with _split_paths(out, stem, n_files) as (prefix, temporary):
+            arguments = ["--keep-split", *_arguments(model, allocation, out, recipe.name, f"{prefix}.gguf", options)]
+            output = _run([str(program), *arguments], out, model, progress)
+            _check_written(temporary[0], allocation, output)
+        return [*(out / split_name(stem, number, n_files) for number in range(1, n_files + 1)), recipe]
     path = out / f"{stem}.gguf"
-    require_room(out, file_bytes(model, allocation.qtypes), path.name)
-    imatrix = "imatrix.gguf" if (out / "imatrix.gguf").is_file() else None
-    progress.say(f"export: {program} writes {path.name}")
-    with atomic_path(path) as temporary:
-        source = os.path.relpath(model.path, out)
-        arguments = quantize_arguments(model, allocation.qtypes, source, recipe.name, imatrix, temporary.name, options.threads)
-        _run([str(program), *arguments], out)
-        _check_written(temporary, allocation)
+    with atomic_path(path) as temporary_file:
+        output = _run(
+            [str(program), *_arguments(model, allocation, out, recipe.name, temporary_file.name, options)], out, model, progress
+        )
+        _check_written(temporary_file, allocation, output)
     return [path, recipe]

@@ -7,7 +7,10 @@ is the Fisher matrix, its diagonal taken as the product of the two. Large tensor
 """
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, IndexArray, Model
 from bitclass3_core.qtypes import QType
@@ -122,6 +126,14 @@ def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
     return Cost(float(_errors_of_rows(model, name, np.arange(n_rows), q, weights).sum()), 0.0, n_rows)
 
 
+def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
+    """The cost, infinite where the kernel cannot put the tensor into the type."""
+    try:
+        return measure(*arguments)
+    except UnusableTypeError:
+        return Cost(math.inf, 0.0, 0)
+
+
 @hookimpl
 def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QType, ...], options: Options) -> CostTable:
     """Cost of every tensor at every type, in nats per token where the sensitivity has out_power."""
@@ -129,8 +141,8 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])
         if info.n_rows <= 2 * options.min_rows or options.relative_error == 0:
-            costs[name] = {q.name: _whole(model, name, q, weights) for q in qtypes}
+            costs[name] = {q.name: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
         else:
             p = _probabilities(model, name, weights)
-            costs[name] = {q.name: _sampled(model, name, q, weights, p, options) for q in qtypes}
+            costs[name] = {q.name: _unless_unusable(_sampled, model, name, q, weights, p, options) for q in qtypes}
     return CostTable(costs, sensitivity.in_nats)

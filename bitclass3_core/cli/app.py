@@ -20,7 +20,14 @@ toolchain_app = typer.Typer(no_args_is_help=True, help="Stock llama.cpp: build a
 app.add_typer(toolchain_app, name="toolchain")
 
 Pipeline = Annotated[Path | None, typer.Argument(help="pipeline file (TOML); flags beat it", show_default=False)]
-ModelPath = Annotated[Path | None, typer.Option("--model", help="HF folder with its BF16 GGUF in it, or a GGUF file")]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option("--model", help="HF folder (converted if there is no GGUF in it), name on the hub, or a BF16 GGUF file"),
+]
+PreTokenizer = Annotated[
+    str | None,
+    typer.Option("--pre-tokenizer", help="how a tokenizer splits that llama.cpp's converter does not know: gpt-2, qwen2"),
+]
 Gguf = Annotated[Path | None, typer.Option("--gguf", help="the BF16/F16 GGUF of --model, where it lies elsewhere")]
 TextFile = Annotated[list[Path] | None, typer.Option("--corpus", help="calibration text (.txt, .jsonl); repeatable")]
 EvalFile = Annotated[
@@ -63,6 +70,8 @@ def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
         )
     paths: dict[tuple[str, ...], Any] = {
         ("model", "gguf"): gguf,
+        ("model", "pre_tokenizer"): values["pre_tokenizer"],
+        ("llama_cpp",): values["llama_cpp"],
         ("corpus", "calibration"): values["corpus"],
         ("corpus", "evaluation"): values["eval_corpus"],
         ("budget", "options", "target_bpw"): values["target_bpw"],
@@ -81,6 +90,7 @@ def run(
     pipeline: Pipeline = None,
     model: ModelPath = None,
     gguf: Gguf = None,
+    pre_tokenizer: PreTokenizer = None,
     corpus: TextFile = None,
     eval_corpus: EvalFile = None,
     target_bpw: TargetBpw = None,
@@ -93,6 +103,7 @@ def run(
     baseline: Baseline = None,
     until: Annotated[str, typer.Option(help="last stage to run: estimate, measure, solve, export, evaluate, report")] = "report",
     threads: Threads = None,
+    llama_cpp: LlamaCpp = None,
     allow_quantized: AllowQuantized = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -111,6 +122,7 @@ def plan(
     pipeline: Pipeline = None,
     model: ModelPath = None,
     gguf: Gguf = None,
+    pre_tokenizer: PreTokenizer = None,
     corpus: TextFile = None,
     eval_corpus: EvalFile = None,
     target_bpw: TargetBpw = None,
@@ -122,6 +134,7 @@ def plan(
     out: Out = None,
     baseline: Baseline = None,
     threads: Threads = None,
+    llama_cpp: LlamaCpp = None,
     allow_quantized: AllowQuantized = False,
     as_json: AsJson = False,
     verbose: Verbose = False,

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from bitclass3_core.building import possible_bytes
-from bitclass3_core.cli.run import default_out
+from bitclass3_core.cli.run import default_out, use_llama_cpp
 from bitclass3_core.config import RunConfig
 from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf_model import GgufModel
@@ -61,7 +61,7 @@ def _torch_seconds(config: RunConfig, n_params: int, threads: int) -> float:
 
 def plan_values(config: RunConfig) -> dict[str, Any]:
     """What ``plan --json`` prints. Raises the errors that the run would raise before measuring."""
-    pipeline = Pipeline(config, Silent(), "plan")
+    pipeline = Pipeline(config, Silent(), "plan", may_convert=False)
     pipeline.stages.load_all()
     model, architecture, threads = pipeline.model, pipeline.architecture, pipeline.threads
     qtypes = menu(config.qtypes.menu)
@@ -98,6 +98,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
 
 def plan_command(config: RunConfig, as_json: bool) -> None:
     """Print the plan."""
+    use_llama_cpp(config)
     if config.out is None:
         config = config.model_copy(update={"out": default_out(config)})
     values = plan_values(config)

@@ -1,6 +1,7 @@
 """``bitclass3 run``: the pipeline, and the table at its end."""
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -25,11 +26,21 @@ def default_out(config: RunConfig) -> Path:
     return Path("out") / (source.resolve().name.removesuffix(".gguf") if source else "run")
 
 
+def use_llama_cpp(config: RunConfig) -> None:
+    """Make the folder that a run names the one that programs and kernels are looked for in. Raises ConfigError if it is none."""
+    if config.llama_cpp is None:
+        return
+    if not config.llama_cpp.is_dir():
+        raise ConfigError(f"llama.cpp folder {config.llama_cpp} does not exist; check --llama-cpp")
+    os.environ["LLAMA_CPP_DIR"] = str(config.llama_cpp.absolute())
+
+
 def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> None:
     """Run the pipeline; print the result table, or JSON."""
 
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}{did_you_mean(until, STAGES)}")
+    use_llama_cpp(config)
     if config.out is None:
         config = config.model_copy(update={"out": default_out(config)})
     pipeline = Pipeline(config, terminal_progress(quiet or as_json), _command_line())

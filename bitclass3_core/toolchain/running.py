@@ -53,7 +53,7 @@ def run_program(
             _end(process)
             raise
     if process.returncode:
-        raise ProgramFailed(_what_happened(name, process.returncode, output), output)
+        raise ProgramFailed(_what_happened(name, command[1:], process.returncode, output), output)
     return output
 
 
@@ -89,11 +89,20 @@ def last_lines(output: str, n_lines: int = _LAST_LINES) -> str:
     return " | ".join(lines[-n_lines:]) or "none"
 
 
-def _what_happened(name: str, code: int, output: str) -> str:
+def _unknown_option(arguments: Sequence[str], output: str) -> str | None:
+    """The option that a program refuses: it says so, or it prints its usage, which lacks it."""
+    if found := _TOO_OLD.search(output):
+        return found[1]
+    if "usage:" not in output:
+        return None
+    return next((name for name in arguments if name.startswith("--") and name not in output), None)
+
+
+def _what_happened(name: str, arguments: Sequence[str], code: int, output: str) -> str:
     lines = last_lines(output)
-    if unknown := _TOO_OLD.search(output):
+    if unknown := _unknown_option(arguments, output):
         return (
-            f"this {name} does not know the option {unknown[1]}: its llama.cpp is too old (or too new); "
+            f"this {name} does not know the option {unknown}: its llama.cpp is too old (or too new); "
             "update it, or run `bitclass3 toolchain install` and unset LLAMA_CPP_DIR"
         )
     if code < 0:

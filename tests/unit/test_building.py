@@ -3,7 +3,7 @@
 import pytest
 from gguf_files import matrices, memory_model
 
-from bitclass3_core.building import build_problem, resolve_pins
+from bitclass3_core.building import build_problem, larger_type, resolve_pins
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget
@@ -107,3 +107,31 @@ def test_pins_are_patterns_and_the_first_counts():
 def test_bad_pins(pins, message):
     with pytest.raises(ConfigError, match=message):
         resolve_pins(MODEL, ARCH, pins)
+
+
+def test_type_that_failed_takes_all_that_is_no_larger_with_it():
+    table = costs(Q4_K=3.0, Q5_K=2.0, Q6_K=1.0)
+    problem = build_problem(MODEL, ARCH, table, {}, LARGE, {(Q, "Q5_K"): "NaN"})
+    assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
+    assert [choice.qtype for choice in group(problem, K).choices] == ["Q4_K", "Q5_K", "Q6_K", "BF16"]
+
+
+def test_infinite_cost_is_no_choice():
+    problem = build_problem(MODEL, ARCH, costs(Q4_K=float("inf"), Q6_K=1.0), {}, LARGE)
+    assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
+
+
+def test_pin_to_a_type_that_failed():
+    with pytest.raises(
+        ConfigError, match=r"blk\.0\.attn_q\.weight is pinned to Q4_K, which cannot hold its weights; pin a larger type"
+    ):
+        build_problem(MODEL, ARCH, COSTS, {Q: "Q4_K"}, LARGE, {(Q, "Q4_K"): "NaN"})
+
+
+@pytest.mark.parametrize(("failed", "larger"), [("IQ2_XXS", "IQ2_XS"), ("Q4_K", "Q4_1"), ("Q8_0", "BF16")])
+def test_larger_type(failed, larger):
+    assert larger_type(MODEL.tensors[Q], failed) == larger
+
+
+def test_larger_type_fits_the_rows():
+    assert larger_type(MODEL.tensors[UP], "IQ4_NL") == "Q4_1"  # rows of 32 hold no K type

@@ -109,7 +109,7 @@ def test_good_costs():
         ({"Q4_K": 1.0}, f"gave no cost for {Q} at Q6_K"),
         ({"Q4_K": 1.0, "Q6_K": -1.0}, f"cost of {Q} at Q6_K is -1.0, expected a number of 0 or more"),
         ({"Q4_K": np.nan, "Q6_K": 1.0}, f"cost of {Q} at Q4_K is nan, expected a number of 0 or more"),
-        ({"Q4_K": np.inf, "Q6_K": 1.0}, f"cost of {Q} at Q4_K is inf"),
+        ({"Q4_K": -np.inf, "Q6_K": 1.0}, f"cost of {Q} at Q4_K is -inf"),
     ],
 )
 def test_bad_costs(cells, message):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitclass3_core import kernels
-from bitclass3_core.errors import ModelFileError, ToolchainError
+from bitclass3_core.errors import ModelFileError, ToolchainError, UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.qtypes import NEEDS_IMATRIX, WRITABLE_QTYPES, QType, qtype
 
@@ -85,13 +85,13 @@ def test_nan_and_inf_are_refused(name, value):
 def test_f16_overflow_is_refused():
     largest = np.full((1, 32), 65519.0, np.float32)
     assert np.isfinite(dequantize(quantize(largest, qtype("F16")), qtype("F16"))).all()
-    with pytest.raises(ModelFileError, match="weights too large for F16; choose BF16"):
+    with pytest.raises(UnusableTypeError, match="a tensor cannot be F16: weights too large for F16"):
         quantize(np.full((1, 32), -65520.0, np.float32), qtype("F16"))
 
 
 def test_invalid_blocks_are_refused():
     """Weights whose scale overflows F16: ggml writes an infinite scale, which llama.cpp would refuse to load."""
-    with pytest.raises(ModelFileError, match="quantizing to Q8_0 gave invalid blocks"):
+    with pytest.raises(UnusableTypeError, match="a tensor cannot be Q8_0: quantizing gave invalid blocks"):
         quantize(np.full((1, 32), 1e9, np.float32), qtype("Q8_0"))
 
 
