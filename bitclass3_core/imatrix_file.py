@@ -1,7 +1,7 @@
 """imatrix files as llama.cpp reads and writes them: GGUF (in_sum2 and counts), and the legacy binary .dat."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,15 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
-    """E[x^2] of every tensor, [n_in] or [n_expert, n_in]; experts that no token reached have NaN. ``n_tokens`` is 0 if unknown."""
+    """E[x^2] of every tensor, [n_in] or [n_expert, n_in]; experts that no token reached have NaN. ``n_tokens`` is 0 if unknown.
+
+    ``counts`` are the tokens that reached each tensor [1] or expert [n_expert], where the file tells.
+    """
 
     in_power: dict[str, FloatArray]
     n_tokens: int
     datasets: tuple[str, ...]
+    counts: dict[str, FloatArray] = field(default_factory=dict)
 
 
 def write_imatrix(path: Path, sensitivity: Sensitivity, dataset: str) -> None:
@@ -79,6 +83,7 @@ def _read_gguf(path: Path) -> Imatrix:
         raise ModelFileError(f"{path} is a GGUF but no imatrix (general.type is {kind.contents() if kind else 'missing'!r})")
     tensors = {t.name: np.array(t.data, dtype=np.float32).reshape(-1) for t in reader.tensors}
     in_power: dict[str, FloatArray] = {}
+    by_name: dict[str, FloatArray] = {}
     for key, sums in tensors.items():
         name = key.removesuffix(_SUMS)
         counts = tensors.get(name + _COUNTS)
@@ -86,10 +91,10 @@ def _read_gguf(path: Path) -> Imatrix:
             continue
         if counts is None or not len(counts) or len(sums) % len(counts):
             raise ModelFileError(f"imatrix {path} has no usable counts for {name}; make it again with llama-imatrix")
-        in_power[name] = _mean(sums, counts)
+        in_power[name], by_name[name] = _mean(sums, counts), counts
     n_tokens = max((int(counts.max()) for key, counts in tensors.items() if key.endswith(_COUNTS)), default=0)
     datasets = reader.get_field("imatrix.datasets")
-    return Imatrix(in_power, n_tokens, tuple(datasets.contents()) if datasets else ())
+    return Imatrix(in_power, n_tokens, tuple(datasets.contents()) if datasets else (), by_name)
 
 
 class _Bytes:

@@ -57,11 +57,14 @@ class Sensitivity:
     n_ctx: int
     corpus: str
     notes: tuple[str, ...] = ()
+    only_ranks: bool = False  # out_power, where there is one, tells rows apart but is not E[g^2]
 
     @property
     def in_nats(self) -> bool:
-        """True if every tensor has an out_power, so that costs are in nats per token."""
-        return all(powers.out_power is not None for tensor in self.tensors.values() for powers in tensor.roles)
+        """True if every tensor has an out_power that is E[g^2], so that costs are in nats per token."""
+        return not self.only_ranks and all(
+            powers.out_power is not None for tensor in self.tensors.values() for powers in tensor.roles
+        )
 
     def scores(self) -> dict[str, float]:
         """hessian-diag's score of every linear: mean(in_power), normalised so that the largest is 1.0."""
@@ -92,6 +95,7 @@ def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
         "n_ctx": sensitivity.n_ctx,
         "corpus": sensitivity.corpus,
         "notes": list(sensitivity.notes),
+        "only_ranks": sensitivity.only_ranks,
     }
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"bitclass3": json.dumps(about)})
@@ -119,7 +123,15 @@ def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) 
         name: TensorSensitivity(**{role: Powers(parts["in_power"], parts.get("out_power")) for role, parts in roles.items()})
         for name, roles in found.items()
     }
-    return Sensitivity(tensors, about["estimator"], about["n_tokens"], about["n_ctx"], about["corpus"], tuple(about["notes"]))
+    return Sensitivity(
+        tensors,
+        about["estimator"],
+        about["n_tokens"],
+        about["n_ctx"],
+        about["corpus"],
+        tuple(about["notes"]),
+        bool(about.get("only_ranks")),
+    )
 
 
 def _neighbours(model: Model, name: str, known: Mapping[str, TensorSensitivity]) -> list[Powers]:

@@ -1,6 +1,7 @@
 """imatrix files: written as llama.cpp reads them, read in both formats, and the plugin that takes one."""
 
 import struct
+import sys
 
 import bitclass3_imatrix
 import numpy as np
@@ -9,10 +10,11 @@ from gguf import GGUFReader, GGUFWriter
 from gguf_files import matrices, memory_model, write_gguf
 
 from bitclass3_core.checks import check_sensitivity
-from bitclass3_core.errors import ConfigError, ModelFileError
+from bitclass3_core.corpus import Corpus, document
+from bitclass3_core.errors import ConfigError, ModelFileError, ToolchainError
 from bitclass3_core.imatrix_file import read_imatrix, write_imatrix
 from bitclass3_core.progress import Silent
-from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
+from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, load_sensitivity, save_sensitivity
 
 Q, EXPERTS = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"
 RNG = np.random.default_rng(1)
@@ -178,9 +180,17 @@ def test_missing_file(tmp_path):
         read_imatrix(tmp_path / "nothing.gguf")
 
 
-def estimate(model, path):
-    options = bitclass3_imatrix.Options(path=path)
-    answer = bitclass3_imatrix.bitclass3_estimate(model=model, architecture=matrices(model), options=options, progress=Silent())
+NO_TEXT = Corpus((), ())
+
+
+def estimate(model, path=None, corpus=NO_TEXT, **options):
+    answer = bitclass3_imatrix.bitclass3_estimate(
+        model=model,
+        architecture=matrices(model),
+        corpus=corpus,
+        options=bitclass3_imatrix.Options(path=path, **options),
+        progress=Silent(),
+    )
     check_sensitivity(answer, model, matrices(model).quantizable, "imatrix")
     return answer
 
@@ -257,6 +267,75 @@ def test_imatrix_of_tensors_that_are_not_quantized(tmp_path):
         estimate(model, tmp_path / "i.dat")
 
 
-def test_plugin_without_a_file():
-    with pytest.raises(ConfigError, match=r"no imatrix file; give --set estimate\.options\.path=FILE"):
-        estimate(model_of(), None)
+def test_experts_count_with_the_share_of_tokens_that_reach_them(tmp_path):
+    """100 tokens, two experts each: 60, 40 and 98 of 198 counts; each expert is counted once more."""
+    sums = {f"{EXPERTS}.in_sum2": np.ones((3, 32)), f"{EXPERTS}.counts": [[60], [40], [98]]}
+    path = write_tensors(tmp_path / "i.gguf", {f"{Q}.in_sum2": np.ones(32), f"{Q}.counts": [100], **sums})
+    answer = estimate(model_of(), path)
+    np.testing.assert_allclose(answer.tensors[EXPERTS].linear.out_power, np.repeat([61 / 103, 41 / 103, 99 / 103], 4), rtol=1e-6)
+    assert not answer.in_nats
+
+
+def test_shares_survive_the_file(tmp_path):
+    sums = {f"{EXPERTS}.in_sum2": np.ones((3, 32)), f"{EXPERTS}.counts": [[6], [4], [9]]}
+    answer = estimate(memory_model(blk__0__ffn_up_exps=(3, 4, 32)), write_tensors(tmp_path / "i.gguf", sums))
+    save_sensitivity(answer, tmp_path / "s.safetensors")
+    again = load_sensitivity(tmp_path / "s.safetensors")
+    assert again.only_ranks
+    assert not again.in_nats
+    np.testing.assert_array_equal(again.tensors[EXPERTS].linear.out_power, answer.tensors[EXPERTS].linear.out_power)
+
+
+TEXT = Corpus((document("one two three", "a"), document("four", "b")), ())
+
+
+def stand_in(tmp_path, monkeypatch, code):
+    """A llama-imatrix in a folder of its own that LLAMA_CPP_DIR names."""
+    program = tmp_path / "bin" / "llama-imatrix"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport shutil, sys\narguments = sys.argv[1:]\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP_DIR", str(program.parent))
+
+
+def test_program_makes_one_of_the_calibration_text(tmp_path, monkeypatch):
+    write_imatrix(tmp_path / "i.gguf", sensitivity(), "text")
+    copy = f"""
+shutil.copy({str(tmp_path / "i.gguf")!r}, arguments[arguments.index("-o") + 1])
+text = open(arguments[arguments.index("-f") + 1]).read()
+open({str(tmp_path / "seen.txt")!r}, "w").write(" ".join(arguments) + "|" + text)
+"""
+    stand_in(tmp_path, monkeypatch, copy)
+    answer = estimate(model_of(), corpus=TEXT, n_tokens=2048, n_ctx=256, threads=3, gpu_layers=0)
+    np.testing.assert_allclose(answer.tensors[Q].imatrix, POWERS[Q], rtol=1e-6)
+    assert answer.corpus == Corpus.fingerprint(TEXT.calibration)
+    arguments, text = (tmp_path / "seen.txt").read_text().split("|")
+    assert text == "one two three\n\nfour"
+    assert arguments.endswith("--process-output -c 256 --chunks 8 -t 3 -ngl 0")
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ('print("you need at least 1024 tokens")', ModelFileError, r"text is too short for llama-imatrix \(you need at least 1024"),
+        ('print("all is well")', ToolchainError, "llama-imatrix wrote no imatrix; its last lines: all is well"),
+        (
+            "print(\"unknown model architecture: 'new'\"); sys.exit(1)",
+            ModelFileError,
+            "does not know the architecture 'llama' of mem",
+        ),
+        ('print("out of luck"); sys.exit(1)', ToolchainError, "llama-imatrix failed with exit code 1; its last lines: out of luck"),
+        ('open(arguments[arguments.index("-o") + 1], "w").write("no")', ModelFileError, "is damaged, truncated or no imatrix"),
+    ],
+)
+def test_program_that_fails(tmp_path, monkeypatch, code, error, message):
+    stand_in(tmp_path, monkeypatch, code)
+    with pytest.raises(error, match=message):
+        estimate(model_of(), corpus=TEXT)
+
+
+def test_neither_file_nor_text():
+    with pytest.raises(
+        ConfigError, match=r"no calibration text; give --corpus FILE, or an imatrix with --set estimate\.options\.path"
+    ):
+        estimate(model_of())
