@@ -1,4 +1,4 @@
-"""Evaluation in torch: the HF model with its linear weights replaced by the dequantized tensors of each GGUF.
+"""Evaluation in torch: the HF model with its weights replaced by the dequantized tensors of each GGUF.
 
 Needs no llama.cpp. It leaves out what llama.cpp adds: the quantization of activations in its matrix products.
 """
@@ -36,19 +36,18 @@ class Options(BaseModel):
 
 
 def _put_weights(loaded: TorchModel, source: Model, architecture: Architecture) -> None:
-    """Load every linear's weights from a GGUF, one tensor at a time."""
-    for name in loaded.modules:
-        loaded.set_weight(name, source.read(name), architecture)
+    """Load every tensor's weights from a GGUF, one tensor or expert at a time."""
+    for name in loaded.places:
+        loaded.load_weight(name, source, architecture)
 
 
 def _check_candidates(loaded: TorchModel, reference: Model, candidates: list[Model], architecture: Architecture) -> None:
-    lost = sorted(architecture.quantizable - set(loaded.modules))
+    lost = sorted(architecture.quantizable - set(loaded.places))
     if lost:
-        raise ModelFileError(
-            f"torch cannot place {len(lost)} tensors of {reference.arch} ({lost[0]}); evaluate with llama-perplexity instead"
-        )
+        named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise ModelFileError(f"torch cannot place {named} of {reference.arch}; evaluate with llama-perplexity instead")
     for candidate in candidates:
-        for name in loaded.modules:
+        for name in loaded.places:
             info = candidate.tensors.get(name)
             if info is None or info.shape != reference.tensors[name].shape:
                 raise ModelFileError(

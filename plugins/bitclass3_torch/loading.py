@@ -1,4 +1,4 @@
-"""The HF model in torch, and where each GGUF tensor lives in it."""
+"""The HF model in torch, with the place of each GGUF tensor in it."""
 
 import os
 from dataclasses import dataclass
@@ -8,31 +8,43 @@ import numpy as np
 
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
+from bitclass3_core.sensitivity import Powers
+from bitclass3_torch.finding import find_places
+from bitclass3_torch.places import TorchPlace
 
 if TYPE_CHECKING:
     import torch
 
-_ROWS_COMPARED = 4
-
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A loaded HF model: ``modules[ggml name]`` is the module whose ``weight`` is that tensor."""
+    """A loaded HF model: ``places[ggml name]`` says which of its parameters holds that tensor."""
 
     net: Any
     tokenizer: Any
     device: "torch.device"
-    modules: dict[str, Any]
+    places: dict[str, TorchPlace]
     head: Any | None  # the tied head, whose products count for token_embd.weight
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """The module that owns each tensor's parameter, by ggml name."""
+        return {name: place.module for name, place in self.places.items()}
 
     def set_weight(self, name: str, values: FloatArray, architecture: Architecture) -> None:
         """Put GGUF rows [n_rows, n_in] into the model's parameter, rows and columns back in HF's order."""
-        import torch
+        self.places[name].write(to_hf_order(values, name, architecture))
 
-        weight = self.modules[name].weight
-        source = torch.from_numpy(to_hf_order(values, name, architecture)).reshape(weight.shape)
-        with torch.no_grad():
-            weight.copy_(source.to(weight.dtype))
+    def load_weight(self, name: str, source: Model, architecture: Architecture) -> None:
+        """Put a tensor of ``source`` into the model's parameter; experts, which can be large, one at a time."""
+        info = source.tensors[name]
+        if info.n_experts == 1 or name in architecture.row_order:
+            self.set_weight(name, source.read(name), architecture)
+            return
+        n_rows = info.n_rows // info.n_experts
+        for expert in range(info.n_experts):
+            values = source.read(name, slice(expert * n_rows, (expert + 1) * n_rows))
+            self.places[name].write(to_hf_order(values, name, architecture), expert)
 
 
 def to_hf_order(values: FloatArray, name: str, architecture: Architecture) -> FloatArray:
@@ -48,11 +60,16 @@ def to_hf_order(values: FloatArray, name: str, architecture: Architecture) -> Fl
     return values
 
 
-def vector_to_gguf_order(vector: FloatArray, name: str, architecture: Architecture, axis: str) -> FloatArray:
-    """A vector over HF's rows (``axis="row"``) or columns, in the GGUF's order."""
-    orders = architecture.row_order if axis == "row" else architecture.column_order
-    order = orders.get(name)
-    return vector if order is None else vector[order]
+def in_gguf_order(powers: Powers | None, name: str, architecture: Architecture) -> Powers | None:
+    """Powers over HF's columns and rows, in the GGUF's order."""
+    if powers is None:
+        return None
+    in_power, out_power = powers.in_power, powers.out_power
+    if (columns := architecture.column_order.get(name)) is not None:
+        in_power = in_power[..., columns]
+    if out_power is not None and (rows := architecture.row_order.get(name)) is not None:
+        out_power = out_power[rows]
+    return Powers(in_power, out_power)
 
 
 def pick_device(name: str) -> "torch.device":
@@ -118,36 +135,6 @@ def _load_hf(model: Model, device: "torch.device", dtype: "torch.dtype") -> tupl
     return net.to(device).eval(), tokenizer
 
 
-def _find_modules(net: Any, model: Model, architecture: Architecture) -> dict[str, Any]:
-    """The module of each quantizable tensor, by the architecture's HF names; multimodal wrappers' prefixes are ignored."""
-    owners = {}
-    for name, module in net.named_modules():
-        if getattr(module, "weight", None) is not None:
-            owners[name.replace("language_model.", "")] = module
-    modules = {}
-    for name in architecture.quantizable:
-        found = next((owners[stem] for stem in architecture.hf_stems.get(name, ()) if stem in owners), None)
-        if found is not None and tuple(found.weight.shape) == model.tensors[name].shape:
-            modules[name] = found
-    return modules
-
-
-def _check_same_model(loaded: TorchModel, model: Model, architecture: Architecture) -> None:
-    """Raise ModelFileError if the GGUF was not converted from this HF folder: a few rows of every tensor are compared."""
-    for name, module in loaded.modules.items():
-        n_rows = model.tensors[name].n_rows
-        rows = np.unique(np.linspace(0, n_rows - 1, _ROWS_COMPARED).astype(np.int64))
-        order = architecture.row_order.get(name)
-        hf = module.weight.detach()[rows if order is None else order[rows]].float().cpu().numpy()
-        columns = architecture.column_order.get(name)
-        hf = hf if columns is None else hf[:, columns]
-        gguf = model.read(name, rows)
-        if not np.allclose(hf, gguf, rtol=1e-2, atol=1e-2 * float(np.abs(gguf).max() or 1.0)):
-            raise ModelFileError(
-                f"{model.path.name} was not converted from {model.hf}: {name} differs; give the HF folder and the GGUF of one model"
-            )
-
-
 def load_torch_model(model: Model, architecture: Architecture, device: str, dtype: str) -> TorchModel:
     """The HF model on its device with the place of every quantizable tensor.
 
@@ -156,12 +143,10 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     _require_transformers()
     where = pick_device(device)
     net, tokenizer = _load_hf(model, where, pick_dtype(dtype, where))
-    modules = _find_modules(net, model, architecture)
-    if not modules:
+    places = find_places(net, model, architecture)
+    if not places:
         raise ModelFileError(
             f"no tensor of {model.path.name} ({model.arch}) was found in {model.hf}; is it the same model? else use --plugin imatrix"
         )
     head = net.get_output_embeddings() if "output.weight" not in model.tensors else None
-    loaded = TorchModel(net, tokenizer, where, modules, head)
-    _check_same_model(loaded, model, architecture)
-    return loaded
+    return TorchModel(net, tokenizer, where, places, head)

@@ -1,4 +1,4 @@
-"""in_power and out_power by hooks in the HF model: forward for E[x^2], one backward pass with sampled labels for E[g^2].
+"""in_power and out_power by what the HF model multiplies: forward for E[x^2], one backward pass with sampled labels for E[g^2].
 
 The mean of g^2 leaves out tokens whose input is zero, and counts those of little input less: the weight of token t is |x_t|^2 over the
 chunk's median, at most 1. The diagonal of the Fisher matrix is E[g_i^2 x_j^2], and the product of two means misses what happens where x
@@ -18,28 +18,17 @@ from numpy.typing import NDArray
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
-from bitclass3_torch.loading import TorchModel, vector_to_gguf_order
+from bitclass3_torch.experts import RoutedSums
+from bitclass3_torch.loading import TorchModel, in_gguf_order
+from bitclass3_torch.places import AxisPowers, TorchPlace
+from bitclass3_torch.sums import Sums, token_weights
 
 if TYPE_CHECKING:
     import torch
 
+    from bitclass3_torch.watching import Product
+
 EMBEDDING = "token_embd.weight"
-Array64 = NDArray[np.float64]
-
-
-class _Sums:
-    """Running sums of squares over tokens, float64 on the CPU, one vector a key."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Array64] = {}
-
-    def add(self, key: str, tensor: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
-        """Add the squares of [..., n], summed over all but the last dimension, each token [...] with its weight."""
-        squares = tensor.detach().float().reshape(-1, tensor.shape[-1]).square()
-        if weights is not None:
-            squares = squares * weights.reshape(-1, 1)
-        summed = squares.sum(0).cpu().numpy().astype(np.float64)
-        self.values[key] = self.values[key] + summed if key in self.values else summed
 
 
 class _Embedding:
@@ -79,35 +68,60 @@ class _Embedding:
         return Powers((self.column_power / n_tokens).astype(np.float32), rows.astype(np.float32))
 
 
+class _Plain:
+    """Sums over all tokens, of the parameters that every token meets."""
+
+    def __init__(self, with_gradients: bool) -> None:
+        self._with_gradients = with_gradients
+        self._inputs, self._outputs = Sums[str](), Sums[str]()
+        self._weights: dict[str, float] = {}
+        self._inputs_last: dict[str, bool] = {}
+
+    def add(self, product: "Product") -> None:
+        """One product; its output's gradient is added when it is known."""
+        key = product.key
+        self._inputs.add(key, product.inputs)
+        self._inputs_last[key] = product.inputs_last
+        if self._with_gradients and product.output.requires_grad:
+            weights = token_weights(product.inputs)
+            self._weights[key] = self._weights.get(key, 0.0) + float(weights.sum())
+
+            def on_gradient(gradient: "torch.Tensor") -> None:
+                self._outputs.add(key, product.of_output(gradient), weights)
+
+            product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+
+    def powers(self, key: str, n_tokens: int) -> AxisPowers | None:
+        """The means over ``n_tokens`` tokens; None if the model never multiplied with that parameter."""
+        if key not in self._inputs.values:
+            return None
+        outputs: FloatArray | None = None
+        if self._with_gradients:
+            outputs = (self._outputs.values[key] / max(self._weights[key], 1.0)).astype(np.float32)[None]
+        inputs = (self._inputs.values[key] / n_tokens).astype(np.float32)[None]
+        return AxisPowers(inputs, outputs, self._inputs_last[key])
+
+
 class Collector:
-    """Hooks on every linear of a loaded model, and the sums that they fill."""
+    """The sums over everything that a loaded model multiplies and looks up."""
 
     def __init__(self, loaded: TorchModel, with_gradients: bool) -> None:
         self._loaded = loaded
         self._with_gradients = with_gradients
-        self._inputs, self._outputs = _Sums(), _Sums()
-        self._weights: dict[str, float] = {}
+        self._plain, self._routed = _Plain(with_gradients), RoutedSums(with_gradients)
         self._embedding: _Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._handles: list[Any] = []
-        for name, module in loaded.modules.items():
-            if name == EMBEDDING:
-                self._embedding = _Embedding(module.weight)
-                self._handles.append(module.register_forward_hook(self._on_lookup))
-            else:
-                self._hook_linear(name, module)
-        if loaded.head is not None:
-            self._hook_linear(EMBEDDING, loaded.head)
+        if (table := loaded.places.get(EMBEDDING)) is not None:
+            self._embedding = _Embedding(table.parameter)
+            self._handles.append(table.module.register_forward_hook(self._on_lookup))
 
-    def _hook_linear(self, name: str, module: Any) -> None:
-        def on_forward(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            self._inputs.add(name, inputs[0])
-            if self._with_gradients and output.requires_grad:
-                weights = token_weights(inputs[0])
-                self._weights[name] = self._weights.get(name, 0.0) + float(weights.sum())
-                output.register_hook(lambda gradient: self._outputs.add(name, gradient, weights))
+    def _seen(self, product: "Product") -> None:
+        (self._routed if self._parameters[product.key].ndim == 3 else self._plain).add(product)
 
-        self._handles.append(module.register_forward_hook(on_forward))
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {place.key: place.parameter for place in self._loaded.places.values()}
 
     def _on_lookup(self, _module: Any, _inputs: Any, output: Any) -> Any:
         if self._with_gradients:  # weights are frozen: the looked-up rows are where gradients begin
@@ -122,10 +136,14 @@ class Collector:
         """One chunk [n_ctx] forward, and backward from labels sampled at every position."""
         import torch
 
+        from bitclass3_torch.watching import Products
+
         tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
         self._gradient = None
+        self._routed.begin_chunk()
         with torch.set_grad_enabled(self._with_gradients):
-            logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
+            with Products(self._parameters, self._seen):
+                logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
             if self._with_gradients:
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
         if self._embedding is not None:
@@ -136,32 +154,32 @@ class Collector:
         for handle in self._handles:
             handle.remove()
 
-    def _linear(self, name: str, n_tokens: int, architecture: Architecture) -> Powers | None:
-        if name not in self._inputs.values:
+    def _linear(self, name: str, place: TorchPlace, n_tokens: int) -> Powers | None:
+        if name == EMBEDDING and self._loaded.head is None:  # a product with that parameter is the GGUF's own output.weight's
             return None
-        out: FloatArray | None = None
-        in_power = (self._inputs.values[name] / n_tokens).astype(np.float32)
-        if self._with_gradients:
-            out = (self._outputs.values[name] / max(self._weights[name], 1.0)).astype(np.float32)
-            out = vector_to_gguf_order(out, name, architecture, "row")
-        return Powers(vector_to_gguf_order(in_power, name, architecture, "column"), out)
+        if place.parameter.ndim == 3:
+            axes = self._routed.powers(place.key, len(place.parameter), n_tokens)
+        else:
+            axes = self._plain.powers(place.key, n_tokens)
+        return None if axes is None else place.powers(axes)
+
+    def _lookup(self, name: str, place: TorchPlace, n_tokens: int) -> Powers | None:
+        if name != EMBEDDING or self._embedding is None:
+            return None
+        powers = self._embedding.powers(n_tokens)
+        rows = None if powers.out_power is None else powers.out_power[None]
+        return place.powers(AxisPowers(powers.in_power[None], rows))
 
     def tensors(self, n_tokens: int, architecture: Architecture) -> dict[str, TensorSensitivity]:
         """The means over ``n_tokens`` tokens, in the GGUF's order of rows and columns."""
         found = {}
-        for name in self._loaded.modules:
-            lookup = self._embedding.powers(n_tokens) if name == EMBEDDING and self._embedding is not None else None
-            linear = self._linear(name, n_tokens, architecture)
+        for name, place in self._loaded.places.items():
+            linear, lookup = self._linear(name, place, n_tokens), self._lookup(name, place, n_tokens)
             if linear is not None or lookup is not None:
-                found[name] = TensorSensitivity(linear, lookup)
+                found[name] = TensorSensitivity(
+                    in_gguf_order(linear, name, architecture), in_gguf_order(lookup, name, architecture)
+                )
         return found
-
-
-def token_weights(inputs: "torch.Tensor") -> "torch.Tensor":
-    """How much each token [...] of ``inputs`` [..., n_in] counts for out_power: |x|^2 over its median, at most 1."""
-    energy = inputs.detach().float().square().sum(-1)
-    median = energy.median()
-    return (energy / median).clamp(max=1.0) if median > 0 else (energy > 0).float()
 
 
 def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
@@ -185,13 +203,16 @@ def collect(
     """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]."""
     import torch
 
+    from bitclass3_torch.watching import eager_experts
+
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     collector = Collector(loaded, with_gradients)
     progress.begin(f"estimate {model.name}", len(chunks))
     try:
-        for chunk in chunks:
-            collector.run_chunk(chunk, generator)
-            progress.advance()
+        with eager_experts(loaded.net):
+            for chunk in chunks:
+                collector.run_chunk(chunk, generator)
+                progress.advance()
     finally:
         collector.close()
         progress.end()

@@ -1,0 +1,127 @@
+"""Every product with a watched parameter, however the model writes it: nn.Linear, ``x @ w[expert]``, ``w @ x``, addmm, bmm of a stack.
+
+A matrix is known by where its values lie in memory, so nothing must be known of the model's code. What it must do is to multiply with
+views of its parameters: transformers' eager experts do, its grouped and batched ones copy.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    import torch
+
+_LINEAR = frozenset({"linear"})
+_PRODUCTS = frozenset({"matmul", "__matmul__", "mm", "bmm"})
+_SUMS = frozenset({"addmm"})
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product with a matrix: ``inputs`` [..., n_in]; ``of_output`` makes [..., n_out] of ``output``, or of its gradient.
+
+    ``matrix`` is its number in a stack of experts, 0 for a plain parameter; ``inputs_last`` as in AxisPowers.
+    """
+
+    key: str
+    matrix: int
+    inputs: "torch.Tensor"
+    output: "torch.Tensor"
+    inputs_last: bool
+    of_output: Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A watched parameter's matrix, or its whole stack, as it is handed to a product: by rows and columns, or transposed."""
+
+    key: str
+    matrix: int | None
+    transposed: bool
+
+
+class Products(TorchFunctionMode):
+    """While open, tells ``seen`` of every product with one of the parameters [n_rows, n_columns] or [n_stack, n_rows, n_columns]."""
+
+    def __init__(self, parameters: Mapping[str, Any], seen: Callable[[Product], None]) -> None:
+        super().__init__()
+        self._seen = seen
+        self._by_storage: dict[int, list[tuple[str, Any]]] = {}
+        for key, parameter in parameters.items():
+            self._by_storage.setdefault(_storage(parameter), []).append((key, parameter))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's own answer."""
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _LINEAR:
+            left, right = args[0], args[1] if len(args) > 1 else kwargs["weight"]
+            self._look(left, right, output, right_is_out_in=True)
+        elif name in _PRODUCTS or name in _SUMS:
+            operands = args[1:] if name in _SUMS else args
+            if len(operands) > 1:
+                self._look(operands[0], operands[1], output, right_is_out_in=False)
+        return output
+
+    def _look(self, left: Any, right: Any, output: Any, right_is_out_in: bool) -> None:
+        if (view := self._view(right)) is not None:
+            self._tell(view, left, output, right_is_out_in != view.transposed, lambda values: values)
+        elif not right_is_out_in and (view := self._view(left)) is not None:
+            # weight @ x: tokens lie along the last axis of x and of the output
+            self._tell(view, _swapped(right), output, not view.transposed, _swapped)
+
+    def _tell(self, view: _View, inputs: Any, output: Any, inputs_last: bool, of_output: Callable[[Any], Any]) -> None:
+        if view.matrix is not None:
+            self._seen(Product(view.key, view.matrix, inputs, output, inputs_last, of_output))
+            return
+        for matrix in range(len(inputs)):  # a whole stack times [n_stack, n_tokens, n_in]
+            own = _picker(matrix, of_output)
+            self._seen(Product(view.key, matrix, inputs[matrix], output, inputs_last, own))
+
+    def _view(self, values: Any) -> _View | None:
+        """Which watched matrix this is, if it is one."""
+        for key, parameter in self._by_storage.get(_storage(values), ()):
+            if values.ndim not in (2, 3) or values.ndim > parameter.ndim or values.dtype != parameter.dtype:
+                continue
+            rows, columns = parameter.shape[-2:]
+            matrix, rest = divmod(values.storage_offset() - parameter.storage_offset(), rows * columns)
+            n_stack = parameter.shape[0] if parameter.ndim == 3 else 1
+            whole = values.ndim == 3
+            if rest or not 0 <= matrix < n_stack or (whole and len(values) != n_stack):
+                continue
+            for transposed, shape, strides in ((False, (rows, columns), (columns, 1)), (True, (columns, rows), (1, columns))):
+                if values.shape[-2:] == shape and values.stride()[-2:] == strides:
+                    return _View(key, None if whole else matrix, transposed)
+        return None
+
+
+def _storage(values: Any) -> int:
+    """Address of the memory that holds the values; 0 for what has none."""
+    import torch
+
+    return int(values.untyped_storage().data_ptr()) if isinstance(values, torch.Tensor) else 0
+
+
+def _swapped(values: "torch.Tensor") -> "torch.Tensor":
+    return values.transpose(-1, -2)
+
+
+def _picker(matrix: int, of_output: Callable[["torch.Tensor"], "torch.Tensor"]) -> Callable[["torch.Tensor"], "torch.Tensor"]:
+    return lambda values: of_output(values[matrix])
+
+
+@contextmanager
+def eager_experts(net: Any) -> Iterator[None]:
+    """While open, the experts of a model are multiplied one after the other with views of their stack."""
+    if not hasattr(net, "set_experts_implementation") or not hasattr(net, "get_experts_implementation"):
+        yield
+        return
+    before = net.get_experts_implementation()
+    net.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        net.set_experts_implementation(before)
