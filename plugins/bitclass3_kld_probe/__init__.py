@@ -1,0 +1,85 @@
+"""Sensitivity without a backward pass: quantize one class of tensors in one band of depth at a time, and measure the KLD.
+
+    KLD(group at a low type) - noise floor = scale * sum over its tensors of 1/2 sum_ij share_i in_power_j D_ij^2
+
+``scale`` stands in for E[g^2] of every output channel of the group, so that costs come out in nats per token (the linearity that
+METHODS and HIGGS, Malinovskii et al. 2024, rely on). It needs an imatrix for in_power and an evaluator for the KLD; with llama-imatrix
+and llama-perplexity it works for every architecture that llama.cpp runs, torch or not.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from bitclass3_imatrix import Options as ImatrixOptions
+from bitclass3_imatrix import imatrix_of, known_powers
+from pydantic import Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.progress import Progress
+from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, fill_missing
+from bitclass3_core.toolchain.places import cache_folder
+from bitclass3_kld_probe.fitting import Fitted, Measured, fit_scales
+from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
+from bitclass3_kld_probe.judging import Judge
+from bitclass3_kld_probe.probes import Prober
+
+
+class Options(ImatrixOptions):
+    """The imatrix (a file, or made by llama-imatrix), and how the probes are measured."""
+
+    evaluator: str = Field(
+        "auto", description="plugin that measures KLD; auto: torch where there is an HF folder, else llama-perplexity"
+    )
+    evaluator_options: dict[str, object] = Field(default_factory=dict, description="options of that plugin, over those chosen here")
+    bands: int = Field(3, ge=1, description="bands of depth that each class of tensors is cut into")
+    probe_tokens: int = Field(8192, gt=0, description="calibration tokens that each probe is measured on")
+
+
+def _note(groups: list[ProbeGroup], measured: list[Measured], fitted: Fitted, floor: float, judge: str) -> str:
+    weak = [group.name for group, one in zip(groups, measured, strict=True) if one.is_noise]
+    tail = f"; not above the noise, taken from their class: {', '.join(weak[:4])}" if weak else ""
+    return (
+        f"kld-probe: {len(groups)} groups by {judge}, noise floor {floor:.2g} nats/token, "
+        f"spread between bands of a class {fitted.spread:.0%}{tail}"
+    )
+
+
+def _scaled(known: TensorSensitivity, scale: float, n_rows: int) -> TensorSensitivity:
+    """The powers with ``scale`` as out_power of every row, times the rows' own share where they have one."""
+
+    def one(powers: Powers | None) -> Powers | None:
+        if powers is None:
+            return None
+        shares = np.ones(n_rows, np.float32) if powers.out_power is None else powers.out_power
+        return Powers(powers.in_power, (shares * np.float32(scale)).astype(np.float32))
+
+    return TensorSensitivity(one(known.linear), one(known.lookup))
+
+
+@hookimpl
+def bitclass3_estimate(
+    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
+) -> Sensitivity:
+    """in_power from the imatrix, out_power one measured number for each class of tensors and band of depth."""
+    judge = Judge.of(options.evaluator, options.evaluator_options, model, options.n_ctx, options.probe_tokens)
+    found, made_of = imatrix_of(model, corpus, options, progress)
+    known, notes = fill_missing(model, architecture.quantizable, known_powers(found, model, architecture))
+    unscaled = Sensitivity(known, "imatrix", found.n_tokens, options.n_ctx, made_of, only_ranks=True)
+    groups = probe_groups(model, architecture.quantizable, options.bands)
+    text = Corpus((), corpus.calibration)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".probes-", dir=cache_folder()) as folder:
+        prober = Prober(model, architecture, unscaled, text, judge, progress, Path(folder))
+        floor = prober.noise_floor()
+        measured = [prober.measure(group, floor) for group in groups]
+    fitted = fit_scales(groups, measured)
+    tensors = {
+        name: _scaled(known[name], scale, model.tensors[name].n_rows)
+        for group, scale in zip(groups, fitted.scales, strict=True)
+        for name in group.tensors
+    }
+    notes = (*notes, _note(groups, measured, fitted, floor, judge.name))
+    return Sensitivity(tensors, "kld-probe", found.n_tokens, options.n_ctx, made_of, notes)
