@@ -45,6 +45,14 @@ def _evaluators(run: Run) -> list[str]:
     return [f"KL divergence and PPL: measured against the source by {', '.join(plain(name) for name in names)}."] if names else []
 
 
+def _unusable(run: Run) -> list[str]:
+    """What each tensor got whose first type failed when it was written."""
+    return [
+        f"{code(tensor)} cannot be {plain(failed)} ({plain(reason)}): ours has it in {plain(run.ours.allocation.qtypes.get(tensor, 'its source type'))}."
+        for (tensor, failed), reason in run.unusable.items()
+    ]
+
+
 def benchmark_section(run: Run) -> str:
     """What the figures were made with."""
     versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(run.versions.items()))
@@ -56,6 +64,7 @@ def benchmark_section(run: Run) -> str:
         *_evaluators(run),
         *([f"Versions: {versions}."] if versions else []),
         *([f"Time: {seconds}."] if seconds else []),
+        *_unusable(run),
         *(f"Warning: {plain(warning)}" for warning in run.warnings),
     ]
     command = run.command.strip()

@@ -5,7 +5,7 @@ from bitclass3_core.run import Run
 from bitclass3_model_card.facts import file_name, stage_plugin
 from bitclass3_model_card.text import code, counted, number
 
-_MEAN_SQUARES = ("kl-hessian", "hessian-diag", "imatrix")
+_MEAN_SQUARES = ("kl-hessian", "hessian-diag", "imatrix", "kld-probe")
 
 
 def _sensitivity(run: Run) -> str:
@@ -18,6 +18,11 @@ def _sensitivity(run: Run) -> str:
     text = (
         f"**Sensitivity** ({code(found.estimator)}, {found.n_tokens:,} calibration tokens in windows of {found.n_ctx:,}): {powers}"
     )
+    if found.estimator == "kld-probe":
+        return (
+            f"{text}, times one measured number for each class of tensors in each band of depth: the KL divergence of the model with"
+            " that group alone at a low type, over the group's weighted error. That makes costs nats per token."
+        )
     if not found.in_nats:
         return f"{text}, the diagonal of the layer-wise Hessian. No out_power is known, so costs only rank the choices."
     backward = (
