@@ -1,6 +1,6 @@
 """What was measured of a candidate: KLD and PPL with their errors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_CHUNKS = 8  # fewer chunks give no usable spread between chunks: then the standard error is that of independent tokens
+MAX_GROUPS = 16  # groups of chunks whose means are kept where the tokens' values are not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,10 @@ class Evaluation:
 
     ``token_kld`` keeps every scored token's KLD [n_tokens] (chunk after chunk, ``n_chunks`` equal ones), for paired comparisons.
     Standard errors are between chunks: tokens of one chunk are not independent.
+    An evaluator that knows no token's value keeps ``group_kld`` [n_groups] instead: the mean KLD of each group of chunks that
+    ``group_bounds`` makes of ``n_chunks``. ``ln_ppl_ratio`` is ln(ppl / reference_ppl), its error paired; ``rms_dp`` the root mean
+    square change of the probability of the text's token, as a share; None where an evaluator does not state them. ``figures`` holds
+    all else that it states, under its own names: (value, its own standard error or None).
     """
 
     candidate: str
@@ -35,6 +40,12 @@ class Evaluation:
     domains: Mapping[str, float] = field(default_factory=dict)
     evaluator: str = ""
     token_kld: NDArray[np.float32] | None = None
+    ln_ppl_ratio: float | None = None
+    se_ln_ppl_ratio: float | None = None
+    rms_dp: float | None = None
+    se_rms_dp: float | None = None
+    figures: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    group_kld: Sequence[float] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All but the tokens."""
@@ -48,6 +59,20 @@ def standard_error(values: NDArray[np.floating[Any]], n_chunks: int) -> float:
     if n_chunks >= MIN_CHUNKS and len(values) % n_chunks == 0:
         values = values.reshape(n_chunks, -1).mean(axis=1)
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def group_bounds(n_chunks: int) -> NDArray[np.int64]:
+    """Where groups of like numbers of consecutive chunks begin and end [n_groups + 1]: as many as chunks, at most ``MAX_GROUPS``."""
+    return np.asarray(np.linspace(0, n_chunks, min(n_chunks, MAX_GROUPS) + 1).round(), np.int64)
+
+
+def grouped_error(means: NDArray[np.float64], n_chunks: int) -> float:
+    """Standard error of the mean over all chunks, from the spread of the groups' means [n_groups]."""
+    if len(means) < 2:
+        return float("nan")
+    weights = np.diff(group_bounds(n_chunks)) / n_chunks
+    deviations = weights * (means - weights @ means)
+    return float(np.sqrt(len(means) / (len(means) - 1) * (deviations**2).sum()))
 
 
 def summarize(
@@ -86,7 +111,19 @@ def summarize(
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | None:
     """(mean KLD of ``a`` minus that of ``b``, its standard error) on the same tokens; None if they did not score the same ones."""
-    if a.token_kld is None or b.token_kld is None or a.token_kld.shape != b.token_kld.shape or a.n_chunks != b.n_chunks:
+    if a.n_chunks != b.n_chunks:
+        return None
+    if a.token_kld is None or b.token_kld is None:
+        return _grouped_difference(a, b)
+    if a.token_kld.shape != b.token_kld.shape:
         return None
     difference = a.token_kld.astype(np.float64) - b.token_kld.astype(np.float64)
     return float(difference.mean()), standard_error(difference, a.n_chunks)
+
+
+def _grouped_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | None:
+    """The same from the means of groups of chunks, which only one and the same evaluator makes of the same tokens."""
+    if not a.group_kld or len(a.group_kld) != len(b.group_kld) or a.evaluator != b.evaluator:
+        return None
+    difference = np.asarray(a.group_kld, np.float64) - np.asarray(b.group_kld, np.float64)
+    return a.mean_kld - b.mean_kld, grouped_error(difference, a.n_chunks)

@@ -1,0 +1,144 @@
+"""Evaluation by stock llama-perplexity: what llama.cpp's users will see, the quantization of its activations included.
+
+It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near its floor (about 5e-4).
+"""
+
+import math
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bitclass3_core import hookimpl
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import ModelFileError
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.gguf_kinds import check_is_model
+from bitclass3_core.measuring import default_threads
+from bitclass3_core.model import Model
+from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.running import ProgramFailed, Steps
+from bitclass3_llama_perplexity.base import BaseFile, Header
+from bitclass3_llama_perplexity.output import as_evaluation, parse
+from bitclass3_llama_perplexity.planning import (
+    Plan,
+    base_bytes,
+    check_scored,
+    evaluation_text,
+    guess_minutes,
+    relative_error,
+    scored_tokens,
+    vocabulary,
+    wanted_chunks,
+)
+from bitclass3_llama_perplexity.program import Perplexity, find
+
+NEAR_FLOOR = 2e-3  # nats; see the module's docstring
+_ROW = r"(?m)^ *\d+ [^\n]+ %\r?\n"
+_INCONSISTENT = re.compile(r"inconsistent vocabulary \((\d+) vs (\d+)\)")
+
+
+class Options(BaseModel):
+    """Which llama.cpp, how much held-out text, and what becomes of the base logits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
+    n_ctx: int = Field(512, ge=16, description="tokens a chunk; the second half of each is scored")
+    n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error takes")
+    relative_error: float = Field(0.03, gt=0, lt=1, description="wanted standard error of the mean KLD, as a share of it")
+    keep_base: bool = Field(False, description="keep the reference's log-probabilities (gigabytes) for the next evaluation")
+    threads: int = Field(0, ge=0, description="0: llama-perplexity's default")
+    gpu_layers: int = Field(-1, ge=-1, description="layers on the GPU; -1: llama.cpp's default")
+    arguments: tuple[str, ...] = Field((), description="more arguments for llama-perplexity, such as --flash-attn, off")
+
+    def for_program(self) -> tuple[str, ...]:
+        """The arguments that every run of llama-perplexity gets."""
+        threads = ("-t", str(self.threads)) if self.threads else ()
+        layers = ("-ngl", str(self.gpu_layers)) if self.gpu_layers >= 0 else ()
+        return ("-c", str(self.n_ctx), *threads, *layers, *self.arguments)
+
+
+def _check_models(reference: Model, candidates: list[Model]) -> int:
+    """Size of the vocabulary that all share. Raises ModelFileError for what llama-perplexity cannot compare."""
+    for model in (reference, *candidates):
+        check_is_model(model)
+        if model.metadata.get("tokenizer.ggml.add_eos_token"):
+            raise ModelFileError(
+                f"{model.path} ends every text with an end token (tokenizer.ggml.add_eos_token), which llama-perplexity refuses; "
+                "evaluate with --plugin torch"
+            )
+    n_vocab = vocabulary(reference)
+    for candidate in candidates:
+        if vocabulary(candidate) != n_vocab:
+            raise _other_vocabulary(reference, candidate, n_vocab, vocabulary(candidate))
+    return n_vocab
+
+
+def _other_vocabulary(reference: Model, candidate: Model, n_vocab: int, other: int) -> ModelFileError:
+    return ModelFileError(
+        f"{candidate.path} has a vocabulary of {other:,} tokens, {reference.path} one of {n_vocab:,}; compare files of one model"
+    )
+
+
+def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
+    """Warn if the text had fewer chunks than wanted; raise ModelFileError if they are too few for statistics."""
+    n_scored = check_scored(header.n_chunks, header.n_ctx)
+    if header.n_chunks < wanted:
+        progress.warn(
+            f"the evaluation text has {header.n_chunks} chunks of {header.n_ctx}, {wanted} were wanted: expect an error of "
+            f"{relative_error(n_scored):.1%} of the mean KLD; give more with --eval-corpus"
+        )
+
+
+def _measure(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> Evaluation:
+    """One candidate against the base logits."""
+    path, header = base
+    progress.begin(f"evaluate {candidate.path.name}", header.n_chunks)
+    arguments = ["--kl-divergence-base", path.name, "--kl-divergence"]
+    try:
+        output = program.run(candidate, arguments, path.parent, Steps(_ROW, progress.advance))
+    except ProgramFailed as error:
+        _check_vocabulary(error.output, reference, candidate)
+        raise
+    progress.end()
+    _check_vocabulary(output, reference, candidate)
+    evaluation = as_evaluation(
+        parse(output, candidate.path.name), candidate.path.stem, header.n_chunks, scored_tokens(header.n_ctx), program.label
+    )
+    if not math.isfinite(evaluation.mean_kld):
+        raise ModelFileError(f"{candidate.path} computes NaN in llama.cpp (mean KLD {evaluation.mean_kld}); quantize it otherwise")
+    if evaluation.mean_kld < NEAR_FLOOR:
+        progress.say(
+            f"evaluate: mean KLD {evaluation.mean_kld:.6f} of {candidate.path.name} is near the floor of llama-perplexity's 16-bit "
+            "log-probabilities (about 5e-4); compare such files with --plugin torch"
+        )
+    return evaluation
+
+
+def _check_vocabulary(output: str, reference: Model, candidate: Model) -> None:
+    """Raise if llama-perplexity found two vocabularies: it says so, and goes on to figures that mean nothing."""
+    if found := _INCONSISTENT.search(output):
+        raise _other_vocabulary(reference, candidate, int(found[1]), int(found[2]))
+
+
+@hookimpl
+def bitclass3_evaluate(
+    reference: Model, candidates: list[Model], corpus: Corpus, options: Options, progress: Progress
+) -> list[Evaluation]:
+    """Every candidate against one base of the reference's log-probabilities, in the folder of the first candidate."""
+    n_vocab = _check_models(reference, candidates)
+    program = Perplexity(find(options.llama_cpp), options.for_program())
+    n_chunks = wanted_chunks(options.n_chunks, options.relative_error, options.n_ctx)
+    text = evaluation_text(corpus, n_chunks * options.n_ctx)
+    check_scored(n_chunks, options.n_ctx)
+    folder = candidates[0].path.resolve().parent / "evaluation"
+    base = BaseFile.planned(reference, text, options.n_ctx, n_chunks, n_vocab, program, folder)
+    reused, threads = base.is_there, default_threads(options.threads)
+    models = [*candidates] if reused else [reference, *candidates]
+    minutes = guess_minutes(models, n_chunks * options.n_ctx, threads)
+    n_bytes = base_bytes(options.n_ctx, n_vocab, n_chunks)
+    progress.say(Plan(n_chunks, options.n_ctx, n_bytes, minutes, threads).line(str(folder), options.keep_base, reused))
+    with base.opened(options.keep_base, progress) as (path, header):
+        _check_scored(header, n_chunks, progress)
+        return [_measure(candidate, reference, (path, header), program, progress) for candidate in candidates]

@@ -1,0 +1,188 @@
+"""The reference's log-probabilities on disk: written by llama-perplexity, complete or not there, kept or deleted."""
+
+import os
+import re
+import shutil
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitclass3_core.errors import Bitclass3Error, ModelFileError, ToolchainError
+from bitclass3_core.files import atomic_path, digest_of, human_bytes, require_room, write_text
+from bitclass3_core.model import Model
+from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.running import Steps, last_lines
+from bitclass3_llama_perplexity.planning import base_bytes, chunk_bytes
+from bitclass3_llama_perplexity.program import Perplexity
+
+_HEADER = struct.Struct("<8siii")
+_MAGIC = b"_logits_"
+_PIECE = r"\[\d+\]-?[\d.a-z]+,"
+_TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
+_PART = re.compile(r"^\.(?:base|text)-[0-9a-f]+\.\w+\.(\d+)\.part$")
+_SLACK = 1 << 16  # bytes that may still lie in the program's buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a base file says of itself, and the size that follows from it."""
+
+    n_ctx: int
+    n_vocab: int
+    n_chunks: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the complete file."""
+        return base_bytes(self.n_ctx, self.n_vocab, self.n_chunks)
+
+
+def read_header(path: Path) -> Header | None:
+    """The header; None if the file is not there, too short for one, or something else."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_HEADER.size)
+    except OSError:
+        return None
+    if len(data) < _HEADER.size:
+        return None
+    magic, *counts = _HEADER.unpack(data)
+    return Header(*counts) if magic == _MAGIC and min(counts) > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFile:
+    """Which base logits are wanted: of which model, on which text, by which program, in which folder."""
+
+    reference: Model
+    text: str
+    n_ctx: int
+    n_chunks: int
+    n_vocab: int
+    program: Perplexity
+    folder: Path
+    digest: str  # changes with everything that the file's content depends on
+
+    @classmethod
+    def planned(
+        cls, reference: Model, text: str, n_ctx: int, n_chunks: int, n_vocab: int, program: Perplexity, folder: Path
+    ) -> "BaseFile":
+        """The file, named by what it will be made from."""
+        parts = {"reference": reference.fingerprint, "text": text, "n_ctx": n_ctx, "n_chunks": n_chunks, **program.identity}
+        return cls(reference, text, n_ctx, n_chunks, n_vocab, program, folder, digest_of(parts)[:16])
+
+    @property
+    def path(self) -> Path:
+        """The complete file's name."""
+        return self.folder / f"base-{self.digest}.logits"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a complete one was kept."""
+        header = read_header(self.path)
+        return (
+            header is not None and (header.n_ctx, header.n_vocab) == (self.n_ctx, self.n_vocab) and _is_complete(self.path, header)
+        )
+
+    @contextmanager
+    def opened(self, keep: bool, progress: Progress) -> Iterator[tuple[Path, Header]]:
+        """The file and its header, written unless an earlier call kept it; what was written here is deleted unless ``keep``."""
+        path, is_there = self.path, self.is_there
+        try:
+            if not is_there:
+                self._write(path, progress)
+            header = read_header(path)
+            if header is None:
+                raise ToolchainError(f"{path} was removed while it was in use; run again")
+            yield path, header
+        finally:
+            if not (keep or is_there):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # not ours to remove if anything is in it
+                self.folder.rmdir()
+
+    def _write(self, path: Path, progress: Progress) -> None:
+        """Have llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""
+        _remove_stale(self.folder)
+        require_room(self.folder, base_bytes(self.n_ctx, self.n_vocab, self.n_chunks), "the base logits")
+        text = self.folder / f"text-{self.digest}.txt"
+        progress.begin(f"base logits of {self.reference.path.name}", self.n_chunks)
+        try:
+            write_text(text, self.text)
+            with atomic_path(path) as temporary:
+                watch = _Watch(temporary, progress)
+                arguments = ["-f", text.name, "--chunks", str(self.n_chunks), "--kl-divergence-base", temporary.name]
+                output = self.program.run(self.reference, arguments, self.folder, Steps(_PIECE, watch))
+                _check_written(temporary, output, self.n_ctx)
+        finally:
+            progress.end()
+            text.unlink(missing_ok=True)
+
+
+class _Watch:
+    """Counts the chunks that the program reports, and stops it as soon as one of them is not on the disk: it goes on all the same."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._path, self._progress, self._done = path, progress, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress.advance()
+        header = read_header(self._path)
+        if header is None:
+            return
+        to_come = (header.n_chunks - self._done + 1) * chunk_bytes(header.n_ctx, header.n_vocab)  # one more: it may be on its way
+        if self._path.stat().st_size < header.n_bytes - to_come - _SLACK:
+            raise _no_room(self._path, header)
+
+
+def _check_written(path: Path, output: str, n_ctx: int) -> None:
+    """Raise what went wrong, if anything: the program ends with exit code 0 in all of these cases."""
+    if short := _TOO_SHORT.search(output):
+        raise ModelFileError(
+            f"the evaluation text has {int(short[1]):,} tokens, llama-perplexity needs {2 * n_ctx:,} (twice n_ctx); "
+            "give more with --eval-corpus, or lower evaluate.options.n_ctx"
+        )
+    header = read_header(path)
+    if header is None and path.exists() and shutil.disk_usage(path.parent).free < _SLACK:
+        raise _no_room(path, None)
+    if header is None:
+        raise ToolchainError(f"llama-perplexity wrote no base logits; its last lines: {last_lines(output)}")
+    if not _is_complete(path, header):
+        raise _no_room(path, header)
+
+
+def _is_complete(path: Path, header: Header) -> bool:
+    return path.stat().st_size == header.n_bytes
+
+
+def _no_room(path: Path, header: Header | None) -> Bitclass3Error:
+    whole = f" of {human_bytes(header.n_bytes)}" if header else ""
+    free = human_bytes(shutil.disk_usage(path.parent).free)
+    return Bitclass3Error(
+        f"no room on disk for the base logits: {human_bytes(path.stat().st_size)}{whole} were written, {path.parent} has {free} free; "
+        "free some, use another --out, or lower evaluate.options.n_chunks"
+    )
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process left half-written: gigabytes that nobody sees."""
+    for path in folder.glob(".*.part"):
+        match = _PART.match(path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":  # there signal 0 ends the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
