@@ -22,6 +22,7 @@ _EXPERTS = {
     "ffn_gate_up_exps": ("gate_up_proj", "input_linear"),
     "ffn_down_exps": ("down_proj", "output_linear"),
 }
+_LATENT = frozenset({"attn_k_b", "attn_v_b"})
 
 Parameters = Mapping[str, TorchPlace]  # every parameter by its HF name, as the place of a tensor that is the whole of it
 
@@ -55,7 +56,7 @@ def _parameters(net: Any) -> dict[str, TorchPlace]:
 def _fitting(info: TensorInfo, architecture: Architecture, parameters: Parameters) -> Iterator[TorchPlace]:
     """Places of the tensor's shape, likeliest first."""
     told = architecture.places.get(info.name)
-    for cut in (told,) if told is not None else (*_by_name(info, architecture), *_among_experts(info, parameters)):
+    for cut in (told,) if told is not None else _guesses(info, architecture, parameters):
         stem = next((found for stem in cut.stems for found in (f"{stem}.weight", stem) if found in parameters), None)
         if stem is None or parameters[stem].parameter.ndim not in (2, 3):
             continue
@@ -65,6 +66,14 @@ def _fitting(info: TensorInfo, architecture: Architecture, parameters: Parameter
         place = TorchPlace(whole.key, whole.module, whole.parameter, cut)
         if place.shape == info.shape:
             yield place
+
+
+def _guesses(info: TensorInfo, architecture: Architecture, parameters: Parameters) -> Iterator[Place]:
+    yield from _by_name(info, architecture)
+    if info.role in _EXPERTS and len(info.shape) == 3:
+        yield from _among_experts(info, parameters)
+    if info.role in _LATENT and len(info.shape) == 3:
+        yield from _by_head(info, parameters)
 
 
 def _reshapes(parameter: Any, shape: tuple[int, ...]) -> bool:
@@ -83,18 +92,34 @@ def _by_name(info: TensorInfo, architecture: Architecture) -> Iterator[Place]:
 
 def _among_experts(info: TensorInfo, parameters: Parameters) -> Iterator[Place]:
     """In the block's stacked experts: alone, or a half of gate and up fused, one after the other or row about."""
-    if info.role not in _EXPERTS or len(info.shape) != 3:
-        return
-    wanted = re.compile(rf"\.{info.block}\.(?:.+\.)?(?:{'|'.join(_EXPERTS[info.role])})(?:\.weight)?$")
     n = info.shape[1]
     halves = [slice(0, n), slice(0, None, 2), slice(n, None), slice(1, None, 2)]
     if info.role == "ffn_up_exps":
         halves = [*halves[2:], *halves[:2]]
-    for name, whole in parameters.items():
-        if wanted.search(name) and whole.parameter.ndim == 3:
-            for transposed in (False, True):
-                yield Place((name,), transposed=transposed)
-                yield from (Place((name,), transposed=transposed, rows=rows) for rows in halves)
+    for name in _of_block(info, _EXPERTS[info.role], parameters, n_dims=3):
+        for transposed in (False, True):
+            yield Place((name,), transposed=transposed)
+            yield from (Place((name,), transposed=transposed, rows=rows) for rows in halves)
+
+
+def _by_head(info: TensorInfo, parameters: Parameters) -> Iterator[Place]:
+    """In ``kv_b_proj`` of latent attention, whose rows are each head's keys and then its values; GGUF transposes the keys."""
+    for name in _of_block(info, ("kv_b_proj",), parameters, n_dims=2):
+        n_rows, n_latent = parameters[name].parameter.shape
+        n_heads = info.shape[0]
+        if n_rows % n_heads:
+            continue
+        shape = (n_heads, n_rows // n_heads, n_latent)
+        if info.role == "attn_k_b":
+            yield Place((name,), shape, transposed=True, columns=slice(0, info.n_in))
+        else:
+            yield Place((name,), shape, rows=slice(shape[1] - info.shape[1], None))
+
+
+def _of_block(info: TensorInfo, endings: tuple[str, ...], parameters: Parameters, n_dims: int) -> list[str]:
+    """Names of the parameters of the tensor's block that end so."""
+    wanted = re.compile(rf"\.{info.block}\.(?:.+\.)?(?:{'|'.join(endings)})(?:\.weight)?$")
+    return [name for name, whole in parameters.items() if whole.parameter.ndim == n_dims and wanted.search(name)]
 
 
 def _of_same_values(fitting: list[TorchPlace], name: str, model: Model, architecture: Architecture) -> TorchPlace:
