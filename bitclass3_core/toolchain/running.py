@@ -45,7 +45,7 @@ def run_program(
             env={**os.environ, **(environment or {})},
         )
     except OSError as error:
-        raise ToolchainError(f"{command[0]} cannot be run ({error.strerror}); build llama.cpp for this machine") from None
+        raise _not_started(command[0], error) from None
     with process:
         try:
             output = _listen(process, listener)
@@ -55,6 +55,24 @@ def run_program(
     if process.returncode:
         raise ProgramFailed(_what_happened(name, command[1:], process.returncode, output), output)
     return output
+
+
+def capture_program(command: Sequence[str]) -> tuple[str, str]:
+    """(stdout, stderr) of a command that takes seconds. Raises as ``run_program`` does."""
+    try:
+        done = subprocess.run(
+            list(command), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except OSError as error:
+        raise _not_started(command[0], error) from None
+    if done.returncode:
+        output = done.stdout + "\n" + done.stderr
+        raise ProgramFailed(_what_happened(Path(command[0]).name, command[1:], done.returncode, output), output)
+    return done.stdout, done.stderr
+
+
+def _not_started(program: str, error: OSError) -> ToolchainError:
+    return ToolchainError(f"{program} cannot be run ({error.strerror}); build llama.cpp for this machine")
 
 
 def _listen(process: "subprocess.Popen[bytes]", listener: Listener | None) -> str:
