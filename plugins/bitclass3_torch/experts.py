@@ -46,18 +46,19 @@ class RoutedSums:
 
     def add(self, product: "Product") -> None:
         """One expert's product; its output's gradient is added when it is known, and with it all of the layer's energies."""
-        key = (product.key, product.matrix)
+        stack, of_output = product.key, product.of_output  # the hook below must not keep the inputs and outputs alive
+        key = (stack, product.matrix)
         energy = energies(product.inputs).reshape(-1)
         self._inputs.add(key, product.inputs)
         self._n_tokens[key] = self._n_tokens.get(key, 0) + int((energy > 0).sum())
-        self._inputs_last[product.key] = product.inputs_last
+        self._inputs_last[stack] = product.inputs_last
         if self._with_gradients and product.output.requires_grad:
-            self._energies.setdefault(product.key, []).append(energy)
+            self._energies.setdefault(stack, []).append(energy)
 
             def on_gradient(gradient: "torch.Tensor") -> None:
-                weights = limited(energy, self._median(product.key))
+                weights = limited(energy, self._median(stack))
                 self._weights[key] = self._weights.get(key, 0.0) + float(weights.sum())
-                self._outputs.add(key, product.of_output(gradient), weights)
+                self._outputs.add(key, of_output(gradient), weights)
 
             product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
@@ -71,10 +72,18 @@ class RoutedSums:
             self._medians[key] = routed.median() if len(routed) else together.new_zeros(())
         return self._medians[key]
 
+    def counts(self, key: str, n_experts: int) -> Array64:
+        """Tokens that reached each expert [n_experts]."""
+        return np.array([self._n_tokens.get((key, expert), 0) for expert in range(n_experts)], np.float64)
+
+    def n_few(self, key: str, n_experts: int) -> int:
+        """How many experts got fewer than ``ENOUGH_TOKENS`` tokens."""
+        return int((self.counts(key, n_experts) < ENOUGH_TOKENS).sum())
+
     def powers(self, key: str, n_experts: int, n_tokens: int) -> AxisPowers | None:
         """The powers [n_experts, n] over a text of ``n_tokens``; None if no token reached any expert."""
-        counts = np.array([self._n_tokens.get((key, expert), 0) for expert in range(n_experts)], np.float64)
-        if counts.sum() == 0:
+        counts = self.counts(key, n_experts)
+        if counts.sum() == 0 or (self._with_gradients and not any(found == key for found, _ in self._outputs.values)):
             return None
         inputs = shrunk(self._stacked(self._inputs, key, n_experts), counts, counts)
         outputs = self._output_powers(key, counts, n_tokens) if self._with_gradients else None

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
-from bitclass3_torch.experts import RoutedSums
+from bitclass3_torch.embedding import Embedding
+from bitclass3_torch.experts import ENOUGH_TOKENS, RoutedSums
 from bitclass3_torch.loading import TorchModel, in_gguf_order
 from bitclass3_torch.places import AxisPowers, TorchPlace
 from bitclass3_torch.sums import Sums, token_weights
@@ -29,43 +30,6 @@ if TYPE_CHECKING:
     from bitclass3_torch.watching import Product
 
 EMBEDDING = "token_embd.weight"
-
-
-class _Embedding:
-    """What reaches the looked-up rows: how often each token occurs, and the squared gradient that it gets.
-
-    Rows that are exactly zero (padding) stay zero in every type, so they count for nothing.
-    """
-
-    def __init__(self, table: "torch.Tensor") -> None:
-        n_vocab, self.n_in = table.shape
-        self.used = (table.detach() != 0).any(1).cpu().numpy()
-        self.counts = np.zeros(n_vocab)
-        self.row_power = np.zeros(n_vocab)
-        self.column_power = np.zeros(self.n_in)
-        self.has_gradients = False
-
-    def add(self, ids: NDArray[np.int64], gradient: "torch.Tensor | None") -> None:
-        """Add one chunk: ids [n], gradient [n, n_embd]."""
-        mine = self.used[ids]
-        np.add.at(self.counts, ids[mine], 1)
-        if gradient is not None:
-            squares = gradient.float().cpu().numpy()[mine].astype(np.float64) ** 2
-            np.add.at(self.row_power, ids[mine], squares.sum(-1))
-            self.column_power += squares.sum(0)
-            self.has_gradients = True
-
-    def powers(self, n_tokens: int) -> Powers:
-        """Two vectors whose product is f_r E[g_rj^2 | token r], rows smoothed as if each token had been seen once more.
-
-        ``out_power`` sums to 1 over the vocabulary; without gradients it is the smoothed frequency and columns count alike.
-        """
-        n_seen, n_used = self.counts.sum(), self.used.sum()
-        if not self.has_gradients:
-            return Powers(np.ones(self.n_in, np.float32), (self.used * (self.counts + 1) / (n_seen + n_used)).astype(np.float32))
-        mean = max(self.row_power.sum() / max(n_seen, 1), np.finfo(np.float32).tiny)
-        rows = self.used * (self.row_power + mean) / ((n_seen + n_used) * mean)
-        return Powers((self.column_power / n_tokens).astype(np.float32), rows.astype(np.float32))
 
 
 class _Plain:
@@ -79,7 +43,7 @@ class _Plain:
 
     def add(self, product: "Product") -> None:
         """One product; its output's gradient is added when it is known."""
-        key = product.key
+        key, of_output = product.key, product.of_output  # the hook below must not keep the inputs and outputs alive
         self._inputs.add(key, product.inputs)
         self._inputs_last[key] = product.inputs_last
         if self._with_gradients and product.output.requires_grad:
@@ -87,13 +51,13 @@ class _Plain:
             self._weights[key] = self._weights.get(key, 0.0) + float(weights.sum())
 
             def on_gradient(gradient: "torch.Tensor") -> None:
-                self._outputs.add(key, product.of_output(gradient), weights)
+                self._outputs.add(key, of_output(gradient), weights)
 
             product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
     def powers(self, key: str, n_tokens: int) -> AxisPowers | None:
-        """The means over ``n_tokens`` tokens; None if the model never multiplied with that parameter."""
-        if key not in self._inputs.values:
+        """The means over ``n_tokens`` tokens; None if the model did not multiply with that parameter."""
+        if key not in self._inputs.values or (self._with_gradients and key not in self._outputs.values):
             return None
         outputs: FloatArray | None = None
         if self._with_gradients:
@@ -109,19 +73,17 @@ class Collector:
         self._loaded = loaded
         self._with_gradients = with_gradients
         self._plain, self._routed = _Plain(with_gradients), RoutedSums(with_gradients)
-        self._embedding: _Embedding | None = None
+        self._embedding: Embedding | None = None
         self._gradient: torch.Tensor | None = None
-        self._handles: list[Any] = []
-        if (table := loaded.places.get(EMBEDDING)) is not None:
-            self._embedding = _Embedding(table.parameter)
-            self._handles.append(table.module.register_forward_hook(self._on_lookup))
+        self._parameters = {place.key: place.parameter for place in loaded.places.values()}
+        table = loaded.places.get(EMBEDDING)
+        if table is not None:
+            self._embedding = Embedding(table.parameter)
+        module = loaded.net.get_input_embeddings() if table is None else table.module
+        self._handles: list[Any] = [module.register_forward_hook(self._on_lookup)]
 
     def _seen(self, product: "Product") -> None:
         (self._routed if self._parameters[product.key].ndim == 3 else self._plain).add(product)
-
-    @property
-    def _parameters(self) -> dict[str, Any]:
-        return {place.key: place.parameter for place in self._loaded.places.values()}
 
     def _on_lookup(self, _module: Any, _inputs: Any, output: Any) -> Any:
         if self._with_gradients:  # weights are frozen: the looked-up rows are where gradients begin
@@ -170,6 +132,17 @@ class Collector:
         rows = None if powers.out_power is None else powers.out_power[None]
         return place.powers(AxisPowers(powers.in_power[None], rows))
 
+    def few_tokens(self) -> str | None:
+        """A line about experts that too few tokens reached, if there are any."""
+        stacks = {place.key: len(place.parameter) for place in self._loaded.places.values() if place.parameter.ndim == 3}
+        few = sum(self._routed.n_few(key, n_experts) for key, n_experts in stacks.items())
+        if not few:
+            return None
+        return (
+            f"fewer than {ENOUGH_TOKENS} tokens reached {few} of {sum(stacks.values())} experts' matrices, which lean on their"
+            " layer's mean; raise estimate.options.n_tokens to tell them apart"
+        )
+
     def tensors(self, n_tokens: int, architecture: Architecture) -> dict[str, TensorSensitivity]:
         """The means over ``n_tokens`` tokens, in the GGUF's order of rows and columns."""
         found = {}
@@ -216,4 +189,6 @@ def collect(
     finally:
         collector.close()
         progress.end()
+    if (line := collector.few_tokens()) is not None:
+        progress.warn(line)
     return collector.tensors(chunks.size, architecture)
