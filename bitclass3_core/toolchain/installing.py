@@ -10,11 +10,12 @@ from pathlib import Path
 from bitclass3_core.errors import ConfigError, InterruptedRunError, ToolchainError
 from bitclass3_core.files import human_bytes, write_json
 from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.build_tools import provide_build_tools
 from bitclass3_core.toolchain.building import Build, default_jobs
 from bitclass3_core.toolchain.finding import PROGRAMS, STAND_INS
 from bitclass3_core.toolchain.places import CONVERTER, FACTS, Toolchain, locked, managed_folder, read_toolchain
 from bitclass3_core.toolchain.release import Release, fetch, release_of, unpack
-from bitclass3_core.toolchain.requirements import Tools, require_backend, require_tools
+from bitclass3_core.toolchain.requirements import Tools, require_backend, require_tools, search_path
 
 BUILT_PROGRAMS = tuple(name for name in PROGRAMS if name != CONVERTER)
 # What the converter reads from its own folder, and the licences that a copy must carry.
@@ -63,6 +64,7 @@ def install(order: Order, progress: Progress, force: bool = False) -> Toolchain:
         if not force and (found := _complete(order)):
             progress.say(f"{order.name} is installed in {found.folder}")
             return found
+        provide_build_tools(search_path(), progress)
         tools = require_tools(order.backend)
         with locked(managed_folder() / f".{order.name}.lock", progress) as keep_open:
             if not force and (found := _complete(order)):  # another process has built it meanwhile

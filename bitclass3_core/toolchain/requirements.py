@@ -9,6 +9,7 @@ import sysconfig
 from dataclasses import dataclass
 
 from bitclass3_core.errors import ConfigError, ToolchainError, did_you_mean
+from bitclass3_core.toolchain.build_tools import tools_path
 
 # The switch of each back end, and the program that shows that its SDK is there.
 BACKENDS = {
@@ -37,8 +38,8 @@ class Tools:
 
 
 def search_path() -> str:
-    """PATH and the scripts of this Python: `pip install cmake ninja` puts them there, the environment may not be activated."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
+    """PATH, the scripts of this Python (`pip install cmake ninja` puts them there, the environment may not be activated), our own."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts"), *tools_path()])
 
 
 def require_backend(backend: str) -> None:
