@@ -7,6 +7,8 @@ The Fisher matrix's diagonal is a mean over all tokens of the text. An expert th
 and f goes to out_power, because in_power is the imatrix too. g is the gradient at the expert's own output, which autograd has
 multiplied with the routing weight already. Of an expert with few tokens little is known: it leans on the mean of its layer, by
 so much as it lacks of 64 tokens, and each expert counts as if one token more had reached it.
+
+What no Hessian says: where an error sends a token to another expert, the output jumps, and the KLD is of first order in the error.
 """
 
 from typing import TYPE_CHECKING
