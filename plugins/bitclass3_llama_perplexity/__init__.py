@@ -3,8 +3,6 @@
 It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near its floor (about 5e-4).
 """
 
-import math
-import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,9 +15,8 @@ from bitclass3_core.gguf_kinds import check_is_model
 from bitclass3_core.measuring import default_threads
 from bitclass3_core.model import Model
 from bitclass3_core.progress import Progress
-from bitclass3_core.toolchain.running import ProgramFailed, Steps
 from bitclass3_llama_perplexity.base import BaseFile, Header
-from bitclass3_llama_perplexity.output import as_evaluation, parse
+from bitclass3_llama_perplexity.measuring import measure, other_vocabulary
 from bitclass3_llama_perplexity.planning import (
     Plan,
     base_bytes,
@@ -32,10 +29,6 @@ from bitclass3_llama_perplexity.planning import (
     wanted_chunks,
 )
 from bitclass3_llama_perplexity.program import Perplexity, find
-
-NEAR_FLOOR = 2e-3  # nats; see the module's docstring
-_ROW = r"(?m)^ *\d+ [^\n]+ %\r?\n"
-_INCONSISTENT = re.compile(r"inconsistent vocabulary \((\d+) vs (\d+)\)")
 
 
 class Options(BaseModel):
@@ -71,14 +64,8 @@ def _check_models(reference: Model, candidates: list[Model]) -> int:
     n_vocab = vocabulary(reference)
     for candidate in candidates:
         if vocabulary(candidate) != n_vocab:
-            raise _other_vocabulary(reference, candidate, n_vocab, vocabulary(candidate))
+            raise other_vocabulary(reference, candidate, n_vocab, vocabulary(candidate))
     return n_vocab
-
-
-def _other_vocabulary(reference: Model, candidate: Model, n_vocab: int, other: int) -> ModelFileError:
-    return ModelFileError(
-        f"{candidate.path} has a vocabulary of {other:,} tokens, {reference.path} one of {n_vocab:,}; compare files of one model"
-    )
 
 
 def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
@@ -89,37 +76,6 @@ def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
             f"the evaluation text has {header.n_chunks} chunks of {header.n_ctx}, {wanted} were wanted: expect an error of "
             f"{relative_error(n_scored):.1%} of the mean KLD; give more with --eval-corpus"
         )
-
-
-def _measure(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> Evaluation:
-    """One candidate against the base logits."""
-    path, header = base
-    progress.begin(f"evaluate {candidate.path.name}", header.n_chunks)
-    arguments = ["--kl-divergence-base", path.name, "--kl-divergence"]
-    try:
-        output = program.run(candidate, arguments, path.parent, Steps(_ROW, progress.advance))
-    except ProgramFailed as error:
-        _check_vocabulary(error.output, reference, candidate)
-        raise
-    progress.end()
-    _check_vocabulary(output, reference, candidate)
-    evaluation = as_evaluation(
-        parse(output, candidate.path.name), candidate.path.stem, header.n_chunks, scored_tokens(header.n_ctx), program.label
-    )
-    if not math.isfinite(evaluation.mean_kld):
-        raise ModelFileError(f"{candidate.path} computes NaN in llama.cpp (mean KLD {evaluation.mean_kld}); quantize it otherwise")
-    if evaluation.mean_kld < NEAR_FLOOR:
-        progress.say(
-            f"evaluate: mean KLD {evaluation.mean_kld:.6f} of {candidate.path.name} is near the floor of llama-perplexity's 16-bit "
-            "log-probabilities (about 5e-4); compare such files with --plugin torch"
-        )
-    return evaluation
-
-
-def _check_vocabulary(output: str, reference: Model, candidate: Model) -> None:
-    """Raise if llama-perplexity found two vocabularies: it says so, and goes on to figures that mean nothing."""
-    if found := _INCONSISTENT.search(output):
-        raise _other_vocabulary(reference, candidate, int(found[1]), int(found[2]))
 
 
 @hookimpl
@@ -141,4 +97,4 @@ def bitclass3_evaluate(
     progress.say(Plan(n_chunks, options.n_ctx, n_bytes, minutes, threads).line(str(folder), options.keep_base, reused))
     with base.opened(options.keep_base, progress) as (path, header):
         _check_scored(header, n_chunks, progress)
-        return [_measure(candidate, reference, (path, header), program, progress) for candidate in candidates]
+        return [measure(candidate, reference, (path, header), program, progress) for candidate in candidates]

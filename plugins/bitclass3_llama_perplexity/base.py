@@ -22,6 +22,7 @@ _HEADER = struct.Struct("<8siii")
 _MAGIC = b"_logits_"
 _PIECE = r"\[\d+\]-?[\d.a-z]+,"
 _TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
+_TOO_SHORT_BYTES = 12  # magic and n_ctx are written before the text is counted, the rest of the header after
 _PART = re.compile(r"^\.(?:base|text)-[0-9a-f]+\.\w+\.(\d+)\.part$")
 _SLACK = 1 << 16  # bytes that may still lie in the program's buffer
 
@@ -141,10 +142,11 @@ class _Watch:
 
 def _check_written(path: Path, output: str, n_ctx: int) -> None:
     """Raise what went wrong, if anything: the program ends with exit code 0 in all of these cases."""
-    if short := _TOO_SHORT.search(output):
+    if path.exists() and path.stat().st_size == _TOO_SHORT_BYTES:
+        found = _TOO_SHORT.search(output)  # the program may end before it has printed this
         raise ModelFileError(
-            f"the evaluation text has {int(short[1]):,} tokens, llama-perplexity needs {2 * n_ctx:,} (twice n_ctx); "
-            "give more with --eval-corpus, or lower evaluate.options.n_ctx"
+            f"the evaluation text has {'too few' if found is None else f'{int(found[1]):,}'} tokens, llama-perplexity needs "
+            f"{2 * n_ctx:,} (twice n_ctx); give more with --eval-corpus, or lower evaluate.options.n_ctx"
         )
     header = read_header(path)
     if header is None and path.exists() and shutil.disk_usage(path.parent).free < _SLACK:

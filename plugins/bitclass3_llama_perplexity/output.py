@@ -74,6 +74,11 @@ def parse(output: str, what: str) -> Statistics:
     return Statistics(figures, parse_table(output))
 
 
+def is_cut_off(output: str) -> bool:
+    """Whether chunks were measured, nothing is said to have failed, and yet the last figure is missing."""
+    return "Same top p" not in parse_figures(output) and len(parse_table(output).kld) > 0 and "kl_divergence: failed" not in output
+
+
 def group_means(running: NDArray[np.float64], final: float | None = None) -> NDArray[np.float64]:
     """Mean of each group of chunks [n_groups] from running means [n_chunks]; ``final`` is the last one with more decimals.
 

@@ -164,6 +164,34 @@ def test_too_little_text(bench: Bench) -> None:
     assert bench.files == []
 
 
+def test_too_little_text_where_the_program_lost_its_last_line(bench: Bench) -> None:
+    bench.program(before="open(path, 'wb').write(b'_logits_' + bytes(4)); sys.exit()")
+    with pytest.raises(ModelFileError, match=r"^the evaluation text has too few tokens, llama-perplexity needs 1,024"):
+        bench.evaluate()
+
+
+LOSES = "log = open(os.path.join(folder, 'calls.txt')).read(); lost = stem == 'a' and log.count('a.gguf') <= {n}"
+CUT = "say(open(os.path.join(folder, 'a.txt')).read()[:{at}]) if lost else None; sys.exit() if lost else None"
+
+
+@pytest.mark.parametrize("at", [200, 1500, -20])
+def test_program_that_loses_the_end_of_its_output_is_run_again(bench: Bench, at: int) -> None:
+    """llama.cpp does not wait for the thread that prints: one run in thirty of a small model on a busy machine ends so."""
+    bench.program(before=f"{LOSES.format(n=1)}; {CUT.format(at=at)}")
+    a, _ = bench.evaluate()
+    assert a.mean_kld == pytest.approx(bench.values["a"]["kld"].mean(), abs=1e-6)
+    assert len(bench.calls) == 4
+    assert "evaluate: llama-perplexity lost the end of its output over a.gguf, running it again" in bench.progress.said
+
+
+def test_program_that_always_loses_the_end_of_its_output(bench: Bench) -> None:
+    bench.program(before=f"{LOSES.format(n=9)}; {CUT.format(at=1500)}")
+    with pytest.raises(ToolchainError, match=r"^llama-perplexity measured nothing of a\.gguf; its last lines: "):
+        bench.evaluate()
+    assert len(bench.calls) == 4
+    assert bench.files == []
+
+
 def test_no_text(bench: Bench) -> None:
     with pytest.raises(ModelFileError, match="there is no evaluation text"):
         bench.evaluate(Corpus((), ()))
