@@ -24,7 +24,6 @@ from bitclass3_llama_perplexity.planning import (
     evaluation_text,
     guess_minutes,
     relative_error,
-    scored_tokens,
     vocabulary,
     wanted_chunks,
 )
