@@ -7,6 +7,8 @@ from pathlib import Path
 
 from bitclass3_core.files import write_text
 from bitclass3_core.model import Model
+from bitclass3_core.naming import allows_quantization
+from bitclass3_core.qtypes import qtype
 
 # The mix whose name stands in general.file_type for a file that is mostly of that type.
 _FTYPE_OF = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
@@ -14,12 +16,22 @@ EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
 def nearest_ftype(model: Model, qtypes: Mapping[str, str]) -> str:
-    """The stock mix named after the type that holds most of the weights."""
+    """The stock mix named after the type that holds most of the weights.
+
+    Among quantized types if there are any: with F16 or BF16 as the mix, llama-quantize ignores the tensor-type file.
+    """
     weights: Counter[str] = Counter()
     for name, q in qtypes.items():
         weights[q] += model.tensors[name].n_params
-    most = max(sorted(weights), key=lambda q: weights[q]) if weights else "F16"
+    quantized = [q for q in sorted(weights) if not qtype(q).is_float]
+    most = max(quantized or sorted(weights), key=lambda q: weights[q]) if weights else "F16"
     return _FTYPE_OF.get(most, most)
+
+
+def with_kept(model: Model, qtypes: Mapping[str, str]) -> dict[str, str]:
+    """``qtypes``, and the source's type for each tensor that llama-quantize would turn into F16 unasked, as its rows hold no block."""
+    kept = {name: info.dtype for name, info in model.tensors.items() if name not in qtypes and allows_quantization(info)}
+    return {**qtypes, **kept}
 
 
 def recipe_lines(qtypes: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from bitclass3_core.layout import file_bytes
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
-from bitclass3_core.recipes import quantize_arguments, write_recipe
+from bitclass3_core.recipes import quantize_arguments, with_kept, write_recipe
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, run_program
 
@@ -109,7 +109,7 @@ def bitclass3_export(
     Raises UnusableTypeError for the tensor whose weights it cannot hold in that type, ToolchainError for any other failure.
     """
     program = _find(options.llama_cpp)
-    recipe = write_recipe(out, stem, allocation.qtypes)
+    recipe = write_recipe(out, stem, with_kept(model, allocation.qtypes))
     require_room(out, file_bytes(model, allocation.qtypes), f"{stem}.gguf")
     progress.say(f"export: {program} writes {stem}.gguf")
     n_files = len(GgufModel(model.path).files) if options.keep_split else 1

@@ -8,13 +8,13 @@ from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
-from bitclass3_core.recipes import quantize_arguments, write_recipe
+from bitclass3_core.recipes import quantize_arguments, with_kept, write_recipe
 
 
 @hookimpl
 def bitclass3_export(model: Model, allocation: Allocation, out: Path, stem: str) -> list[Path]:
     """Write ``stem.tensor_types.txt`` and ``stem.llama-quantize.sh``, which is run from the folder that it lies in."""
-    recipe = write_recipe(out, stem, allocation.qtypes)
+    recipe = write_recipe(out, stem, with_kept(model, allocation.qtypes))
     source = os.path.relpath(model.path, out)
     imatrix = "imatrix.gguf" if (out / "imatrix.gguf").is_file() else None
     arguments = quantize_arguments(model, allocation.qtypes, source, recipe.name, imatrix, f"{stem}.gguf")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bitclass3_core import hookimpl
-from bitclass3_core.model import Architecture, Model
+from bitclass3_core.model import Architecture, Model, TensorInfo
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
 
@@ -11,7 +11,12 @@ from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 def bitclass3_estimate(model: Model, architecture: Architecture) -> Sensitivity:
     """Ones for every tensor: the cost becomes half the squared error."""
     tensors = {
-        name: TensorSensitivity(linear=Powers(np.ones(model.tensors[name].n_in, dtype=np.float32)))
+        name: TensorSensitivity(linear=Powers(np.ones(_columns(model.tensors[name]), dtype=np.float32)))
         for name in sorted(architecture.quantizable)
     }
     return Sensitivity(tensors, "uniform", n_tokens=0, n_ctx=0, corpus="none")
+
+
+def _columns(info: TensorInfo) -> tuple[int, ...]:
+    """Shape of in_power: llama-quantize wants a row for each expert of a stack."""
+    return (info.n_experts, info.n_in) if len(info.shape) == 3 else (info.n_in,)

@@ -8,7 +8,7 @@ import pytest
 from gguf_files import memory_model
 
 from bitclass3_core.problem import Allocation
-from bitclass3_core.recipes import nearest_ftype, quantize_arguments, recipe_lines, write_recipe
+from bitclass3_core.recipes import nearest_ftype, quantize_arguments, recipe_lines, with_kept, write_recipe
 
 MODEL = memory_model(token_embd=(16, 256), output=(8, 256), blk__0__attn_q=(4, 256), blk__0__ffn_down=(4, 512))
 QTYPES = {
@@ -58,6 +58,7 @@ def test_arguments_without_imatrix_threads_and_head():
         ({"token_embd.weight": "IQ4_XS", "output.weight": "BF16", "blk.0.attn_q.weight": "IQ4_XS"}, "IQ4_XS"),
         ({"token_embd.weight": "Q5_K", "output.weight": "BF16"}, "Q5_K_M"),
         ({"output.weight": "BF16"}, "BF16"),
+        ({"token_embd.weight": "BF16", "blk.0.attn_q.weight": "Q4_K"}, "Q4_K_M"),  # a float mix would undo the other types
     ],
 )
 def test_file_type_is_that_of_most_weights(qtypes, ftype):
@@ -87,3 +88,11 @@ def test_plugin_writes_a_script_that_can_be_run_from_anywhere(tmp_path, monkeypa
 def test_plugin_without_an_imatrix(tmp_path):
     _, script = bitclass3_recipe.bitclass3_export(model=MODEL, allocation=Allocation(QTYPES), out=tmp_path, stem="m")
     assert "--imatrix" not in script.read_text()
+
+
+def test_tensors_whose_rows_hold_no_block_are_asked_to_stay():
+    model = memory_model(blk__0__ssm_dt=(512, 16), blk__0__ssm_x=(48, 512), blk__0__attn_norm=(64,), blk__0__ssm_conv1d=(512, 4))
+    assert with_kept(model, {"blk.0.ssm_x.weight": "Q4_K"}) == {
+        "blk.0.ssm_x.weight": "Q4_K",
+        "blk.0.ssm_dt.weight": model.tensors["blk.0.ssm_dt.weight"].dtype,
+    }
