@@ -27,6 +27,10 @@ MENUS = {
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 
+# ggml on a CPU rounds a product's inputs to 8 bits, with one scale for so many columns (ggml-cpu.c, vec_dot_type).
+ACTIVATION_BLOCKS = {"Q8_K": 256, "Q8_0": 32}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class QType:
     """A ggml type: ``block_size`` weights are stored in ``type_size`` bytes."""
@@ -45,6 +49,13 @@ class QType:
     def is_float(self) -> bool:
         """True for F32, F16 and BF16: stored as they are, nothing is lost beyond the mantissa."""
         return self.name in FLOAT_QTYPES
+
+
+def activation_format(q: QType) -> str | None:
+    """The format to which ggml's CPU back end rounds the inputs of a product with weights of that type; None where it keeps them."""
+    if q.is_float:
+        return None
+    return "Q8_K" if q.block_size == ACTIVATION_BLOCKS["Q8_K"] else "Q8_0"  # Q8_1 has the same step as Q8_0
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,14 @@ class Powers:
 
 @dataclass(frozen=True, slots=True)
 class TensorSensitivity:
-    """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both where the head is tied."""
+    """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both where the head is tied.
+
+    ``activation`` says what the rounding of its inputs costs, nats/token by format (``Q8_K``, ``Q8_0``), where the estimator knows.
+    """
 
     linear: Powers | None = None
     lookup: Powers | None = None
+    activation: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def roles(self) -> tuple[Powers, ...]:
@@ -96,6 +100,7 @@ def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
         "corpus": sensitivity.corpus,
         "notes": list(sensitivity.notes),
         "only_ranks": sensitivity.only_ranks,
+        "activation": {name: dict(tensor.activation) for name, tensor in sensitivity.tensors.items() if tensor.activation},
     }
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"bitclass3": json.dumps(about)})
@@ -119,8 +124,14 @@ def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) 
     for key, array in arrays.items():
         name, role, which = key.rsplit("|", 2)
         found.setdefault(name, {}).setdefault(role, {})[which] = array
+    if not isinstance(about, Mapping):
+        raise TypeError("no description of the estimate")
+    activation = about.get("activation", {})
     tensors = {
-        name: TensorSensitivity(**{role: Powers(parts["in_power"], parts.get("out_power")) for role, parts in roles.items()})
+        name: TensorSensitivity(
+            **{role: Powers(parts["in_power"], parts.get("out_power")) for role, parts in roles.items()},
+            activation=activation.get(name, {}),
+        )
         for name, roles in found.items()
     }
     return Sensitivity(

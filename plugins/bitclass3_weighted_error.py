@@ -4,13 +4,14 @@
 
 With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
 is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows (Horvitz-Thompson).
+Where the estimator knows it, the cost of rounding the inputs to the format that goes with the type is added.
 """
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, IndexArray, Model
-from bitclass3_core.qtypes import QType
+from bitclass3_core.qtypes import QType, activation_format
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
 
 _SLAB_WEIGHTS = 1 << 24  # rows are read in slabs of at most this many weights (64 MiB as float32)
@@ -37,6 +38,9 @@ class Options(BaseModel):
     )
     min_rows: int = Field(512, ge=2, description="rows measured at least; smaller tensors are measured whole")
     seed: int = 0
+    activations: Literal["cpu", "gpu", "none"] = Field(
+        "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,12 @@ def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
     return Cost(float(_errors_of_rows(model, name, np.arange(n_rows), q, weights).sum()), 0.0, n_rows)
 
 
+def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
+    """What the rounding of the inputs costs with weights of that type, nats/token; 0 where the estimator does not know."""
+    form = activation_format(q) if options.activations == "cpu" else "Q8_0" if options.activations == "gpu" else None
+    return known.get(form, 0.0) if form else 0.0
+
+
 def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
     """The cost, infinite where the kernel cannot put the tensor into the type."""
     try:
@@ -141,8 +151,10 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])
         if info.n_rows <= 2 * options.min_rows or options.relative_error == 0:
-            costs[name] = {q.name: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
+            cells = {q: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
         else:
             p = _probabilities(model, name, weights)
-            costs[name] = {q.name: _unless_unusable(_sampled, model, name, q, weights, p, options) for q in qtypes}
+            cells = {q: _unless_unusable(_sampled, model, name, q, weights, p, options) for q in qtypes}
+        known = sensitivity.tensors[name].activation
+        costs[name] = {q.name: replace(cell, cost=cell.cost + _rounding(known, q, options)) for q, cell in cells.items()}
     return CostTable(costs, sensitivity.in_nats)

@@ -1,9 +1,10 @@
 """Evaluation in torch: the HF model with its weights replaced by the dequantized tensors of each GGUF.
 
-Needs no llama.cpp. It leaves out what llama.cpp adds: the quantization of activations in its matrix products.
+Needs no llama.cpp. The inputs of matrix products are rounded as llama.cpp rounds them; what it leaves out is the precision of
+attention and of the KV cache.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_torch.loading import TorchModel, load_torch_model
+from bitclass3_torch.rounding import rounded_products
 from bitclass3_torch.scoring import Scores, reference_logits, score_chunk
 from bitclass3_torch.tokens import token_chunks
 
@@ -32,6 +34,9 @@ class Options(BaseModel):
     n_ctx: int = Field(512, gt=3, description="tokens a chunk")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16")
+    activations: Literal["cpu", "gpu", "none"] = Field(
+        "cpu", description="round the inputs of products as ggml does on a CPU, with blocks of 32 throughout, or not at all"
+    )
     logits_mib: int = Field(1024, gt=0, description="memory for the reference's logits; more means fewer swaps of weights")
 
 
@@ -62,6 +67,7 @@ def _score_group(
     architecture: Architecture,
     chunks: NDArray[np.int64],
     scores: list[Scores],
+    activations: str,
     progress: Progress,
 ) -> None:
     """Score a group of chunks whose reference logits fit into memory together."""
@@ -72,9 +78,10 @@ def _score_group(
         progress.advance()
     for candidate, score in zip(candidates, scores, strict=True):
         _put_weights(loaded, candidate, architecture)
-        for chunk, expected in zip(chunks, logits, strict=True):
-            score.add(score_chunk(loaded, chunk, expected))
-            progress.advance()
+        with rounded_products(loaded, candidate, activations):
+            for chunk, expected in zip(chunks, logits, strict=True):
+                score.add(score_chunk(loaded, chunk, expected))
+                progress.advance()
 
 
 @hookimpl
@@ -91,7 +98,9 @@ def bitclass3_evaluate(
     scores = [Scores() for _ in candidates]
     progress.begin("evaluate", len(chunks) * (len(candidates) + 1))
     for begin in range(0, len(chunks), group):
-        _score_group(loaded, reference, candidates, architecture, chunks[begin : begin + group], scores, progress)
+        _score_group(
+            loaded, reference, candidates, architecture, chunks[begin : begin + group], scores, options.activations, progress
+        )
     progress.end()
     scored_domains = domains[:, options.n_ctx // 2 + 1 :].reshape(-1)
     return [

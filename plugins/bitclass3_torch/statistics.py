@@ -10,6 +10,8 @@ Fisher matrix, the Hessian of the KL divergence. Labels from the text would give
 (Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from bitclass3_torch.embedding import Embedding
 from bitclass3_torch.experts import ENOUGH_TOKENS, RoutedSums
 from bitclass3_torch.loading import TorchModel, in_gguf_order
 from bitclass3_torch.places import AxisPowers, TorchPlace
+from bitclass3_torch.rounding import RoundingCosts
 from bitclass3_torch.sums import Sums, token_weights
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from bitclass3_torch.watching import Product
 
 EMBEDDING = "token_embd.weight"
+ROUNDING_EVERY = 4  # chunks: one number for each tensor is known well after few, and it costs a product more
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class _Plain:
@@ -73,6 +78,7 @@ class Collector:
         self._loaded = loaded
         self._with_gradients = with_gradients
         self._plain, self._routed = _Plain(with_gradients), RoutedSums(with_gradients)
+        self._rounding, self._n_chunks, self._looks_at_rounding = RoundingCosts(), 0, False
         self._embedding: Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._parameters = {place.key: place.parameter for place in loaded.places.values()}
@@ -83,6 +89,8 @@ class Collector:
         self._handles: list[Any] = [module.register_forward_hook(self._on_lookup)]
 
     def _seen(self, product: "Product") -> None:
+        if self._looks_at_rounding and product.output.requires_grad:
+            self._rounding.add(product)
         (self._routed if self._parameters[product.key].ndim == 3 else self._plain).add(product)
 
     def _on_lookup(self, _module: Any, _inputs: Any, output: Any) -> Any:
@@ -103,6 +111,10 @@ class Collector:
         tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
         self._gradient = None
         self._routed.begin_chunk()
+        self._looks_at_rounding = self._with_gradients and self._n_chunks % ROUNDING_EVERY == 0
+        if self._looks_at_rounding:
+            self._rounding.begin_chunk(ids.size)
+        self._n_chunks += 1
         with torch.set_grad_enabled(self._with_gradients):
             with Products(self._parameters, self._seen):
                 logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
@@ -152,7 +164,20 @@ class Collector:
                 found[name] = TensorSensitivity(
                     in_gguf_order(linear, name, architecture), in_gguf_order(lookup, name, architecture)
                 )
-        return found
+        return {name: replace(tensor, activation=self._activation(name, found)) for name, tensor in found.items()}
+
+    def _activation(self, name: str, found: Mapping[str, TensorSensitivity]) -> dict[str, float]:
+        """What the rounding of a tensor's inputs costs; of a parameter that the GGUF cuts in several tensors, its share by out_power."""
+        key = self._loaded.places[name].key
+        gradients = {
+            other: float(linear.out_power.sum())
+            for other, place in self._loaded.places.items()
+            if place.key == key and other in found and (linear := found[other].linear) is not None and linear.out_power is not None
+        }
+        if name not in gradients:
+            return {}
+        share = gradients[name] / max(sum(gradients.values()), _TINY)
+        return {form: cost * share for form, cost in self._rounding.costs(key).items()}
 
 
 def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":

@@ -21,7 +21,8 @@ _SUMS = frozenset({"addmm"})
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product with a matrix: ``inputs`` [..., n_in]; ``of_output`` makes [..., n_out] of ``output``, or of its gradient.
+    """One product with a matrix: ``inputs`` [..., n_in] times ``weights`` [n_out, n_in]; ``of_output`` makes [..., n_out] of ``output``,
+    or of its gradient.
 
     ``matrix`` is its number in a stack of experts, 0 for a plain parameter; ``inputs_last`` as in AxisPowers.
     """
@@ -29,6 +30,7 @@ class Product:
     key: str
     matrix: int
     inputs: "torch.Tensor"
+    weights: "torch.Tensor"
     output: "torch.Tensor"
     inputs_last: bool
     of_output: Callable[["torch.Tensor"], "torch.Tensor"]
@@ -68,18 +70,21 @@ class Products(TorchFunctionMode):
 
     def _look(self, left: Any, right: Any, output: Any, right_is_out_in: bool) -> None:
         if (view := self._view(right)) is not None:
-            self._tell(view, left, output, right_is_out_in != view.transposed, lambda values: values)
+            weights = right if right_is_out_in else _swapped(right)
+            self._tell(view, left, weights, output, right_is_out_in != view.transposed, lambda values: values)
         elif not right_is_out_in and (view := self._view(left)) is not None:
             # weight @ x: tokens lie along the last axis of x and of the output
-            self._tell(view, _swapped(right), output, not view.transposed, _swapped)
+            self._tell(view, _swapped(right), left, output, not view.transposed, _swapped)
 
-    def _tell(self, view: _View, inputs: Any, output: Any, inputs_last: bool, of_output: Callable[[Any], Any]) -> None:
+    def _tell(
+        self, view: _View, inputs: Any, weights: Any, output: Any, inputs_last: bool, of_output: Callable[[Any], Any]
+    ) -> None:
         if view.matrix is not None:
-            self._seen(Product(view.key, view.matrix, inputs, output, inputs_last, of_output))
+            self._seen(Product(view.key, view.matrix, inputs, weights, output, inputs_last, of_output))
             return
         for matrix in range(len(inputs)):  # a whole stack times [n_stack, n_tokens, n_in]
             own = _picker(matrix, of_output)
-            self._seen(Product(view.key, matrix, inputs[matrix], output, inputs_last, own))
+            self._seen(Product(view.key, matrix, inputs[matrix], weights[matrix], output, inputs_last, own))
 
     def _view(self, values: Any) -> _View | None:
         """Which watched matrix this is, if it is one."""
@@ -125,3 +130,32 @@ def eager_experts(net: Any) -> Iterator[None]:
         yield
     finally:
         net.set_experts_implementation(before)
+
+
+class Rounded(Products):
+    """While open, a product with one of the parameters gets its inputs from ``change(key, inputs [..., n_in])``."""
+
+    def __init__(self, parameters: Mapping[str, Any], change: Callable[[str, Any], Any]) -> None:
+        super().__init__(parameters, lambda _: None)
+        self._change = change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's answer for the changed inputs."""
+        name = getattr(func, "__name__", "")
+        if name in _LINEAR and len(args) > 1 and (view := self._view(args[1])) is not None:
+            args = (self._change(view.key, args[0]), *args[1:])
+        elif name in _PRODUCTS or name in _SUMS:
+            first = 1 if name in _SUMS else 0
+            args = (*args[:first], *self._changed(args[first : first + 2]), *args[first + 2 :])
+        return func(*args, **(kwargs or {}))
+
+    def _changed(self, operands: Any) -> Any:
+        """Both operands, the one that is not the parameter changed."""
+        if len(operands) < 2:
+            return operands
+        left, right = operands
+        if (view := self._view(right)) is not None:
+            return self._change(view.key, left), right
+        if (view := self._view(left)) is not None:
+            return left, _swapped(self._change(view.key, _swapped(right)))
+        return operands

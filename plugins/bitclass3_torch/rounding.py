@@ -1,0 +1,98 @@
+"""What llama.cpp's own rounding of the activations costs, by the format that a weight's type has its inputs rounded to.
+
+On the CPU ggml rounds the inputs of a matrix product to 8 bits before it multiplies: with one scale for 256 columns where the weights
+are of a K or IQ type (Q8_K), one for 32 where they are of a type with blocks of 32 (Q8_0; ggml-cpu, ``vec_dot_type``). A channel with
+massive activations makes the step of all its neighbours coarse. The KL divergence that follows is exactly of second order,
+
+    1/2 E[(sum_j dL/dx_j e_j)^2],     e = round(x) - x,     L the loss with sampled labels
+
+and it is computed as that, without taking anything as independent.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from bitclass3_core.model import Model
+from bitclass3_core.qtypes import ACTIVATION_BLOCKS, activation_format, qtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from bitclass3_torch.loading import TorchModel
+    from bitclass3_torch.watching import Product
+
+_LEVELS = 127
+
+
+def rounding_error(inputs: "torch.Tensor", block: int) -> "torch.Tensor | None":
+    """round(x) - x of [..., n_in] with one 8-bit scale for ``block`` columns; None where the columns make no whole blocks."""
+    import torch
+
+    n_in = inputs.shape[-1]
+    if n_in % block:
+        return None
+    blocks = inputs.reshape(-1, block)
+    steps = blocks.abs().amax(1, keepdim=True) / _LEVELS
+    rounded = torch.where(steps > 0, (blocks / steps).round() * steps, blocks)
+    return (rounded - blocks).reshape(inputs.shape)
+
+
+class RoundingCosts:
+    """Sums over tokens of (dL/dx . e)^2, by parameter and format."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, float]] = {}
+        self._n_tokens = 0
+
+    def begin_chunk(self, n_tokens: int) -> None:
+        """So many tokens more are looked at."""
+        self._n_tokens += n_tokens
+
+    def add(self, product: "Product") -> None:
+        """One product; what its inputs' rounding costs is known when its output's gradient is."""
+        inputs, weights, key, of_output = product.inputs.detach().float(), product.weights, product.key, product.of_output
+
+        def on_gradient(gradient: "torch.Tensor") -> None:
+            by_input = of_output(gradient).detach().float() @ weights.detach().float()
+            for name, block in ACTIVATION_BLOCKS.items():
+                error = rounding_error(inputs, block)
+                if error is not None:
+                    sums = self._sums.setdefault(key, {})
+                    sums[name] = sums.get(name, 0.0) + float((by_input * error).sum(-1).square().sum())
+
+        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+
+    def costs(self, key: str) -> dict[str, float]:
+        """Nats per token of the whole parameter, by format."""
+        return {name: 0.5 * total / max(self._n_tokens, 1) for name, total in self._sums.get(key, {}).items()}
+
+
+def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -> AbstractContextManager[Any]:
+    """While open, the inputs of every product are rounded as llama.cpp rounds them for the types of ``candidate``.
+
+    ``activations``: ``cpu`` by the types, ``gpu`` with blocks of 32 throughout, ``none`` not at all. Of a parameter that the GGUF cuts
+    in several tensors the largest block counts.
+    """
+    blocks: dict[str, int] = {}
+    for name, place in loaded.places.items():
+        form = activation_format(qtype(candidate.tensors[name].dtype))
+        if form is not None and activations != "none":
+            block = ACTIVATION_BLOCKS[form if activations == "cpu" else "Q8_0"]
+            blocks[place.key] = max(block, blocks.get(place.key, 0))
+    if not blocks:
+        return nullcontext()
+
+    def change(key: str, inputs: "torch.Tensor") -> "torch.Tensor":
+        error = rounding_error(inputs.float(), blocks[key]) if key in blocks else None
+        return inputs if error is None else (inputs.float() + error).to(inputs.dtype)
+
+    return _rounded(loaded, {place.key: place.parameter for place in loaded.places.values()}, change)
+
+
+@contextmanager
+def _rounded(loaded: "TorchModel", parameters: dict[str, Any], change: Callable[[str, Any], Any]) -> Iterator[None]:
+    from bitclass3_torch.watching import Rounded, eager_experts
+
+    with eager_experts(loaded.net), Rounded(parameters, change):
+        yield
