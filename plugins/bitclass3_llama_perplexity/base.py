@@ -117,6 +117,8 @@ class BaseFile:
                 watch = _Watch(temporary, progress)
                 arguments = ["-f", text.name, "--chunks", str(self.n_chunks), "--kl-divergence-base", temporary.name]
                 output = self.program.run(self.reference, arguments, self.folder, Steps(_PIECE, watch))
+                if _is_too_short(temporary) and not _TOO_SHORT.search(output):  # the line that counts was lost at the program's end
+                    output = self.program.run(self.reference, arguments, self.folder)
                 _check_written(temporary, output, self.n_ctx)
         finally:
             progress.end()
@@ -142,8 +144,8 @@ class _Watch:
 
 def _check_written(path: Path, output: str, n_ctx: int) -> None:
     """Raise what went wrong, if anything: the program ends with exit code 0 in all of these cases."""
-    if path.exists() and path.stat().st_size == _TOO_SHORT_BYTES:
-        found = _TOO_SHORT.search(output)  # the program may end before it has printed this
+    if _is_too_short(path):
+        found = _TOO_SHORT.search(output)
         raise ModelFileError(
             f"the evaluation text has {'too few' if found is None else f'{int(found[1]):,}'} tokens, llama-perplexity needs "
             f"{2 * n_ctx:,} (twice n_ctx); give more with --eval-corpus, or lower evaluate.options.n_ctx"
@@ -155,6 +157,11 @@ def _check_written(path: Path, output: str, n_ctx: int) -> None:
         raise ToolchainError(f"llama-perplexity wrote no base logits; its last lines: {last_lines(output)}")
     if not _is_complete(path, header):
         raise _no_room(path, header)
+
+
+def _is_too_short(path: Path) -> bool:
+    """Whether the program ended between the header's beginning and the rest: where it finds that the text is too short."""
+    return path.exists() and path.stat().st_size == _TOO_SHORT_BYTES
 
 
 def _is_complete(path: Path, header: Header) -> bool:

@@ -42,7 +42,7 @@ class Perplexity:
         path = self.program.path
         return {"program": str(path), "version": self.program.version, "sha256": sha256_file(path), "arguments": self.arguments}
 
-    def run(self, model: Model, arguments: list[str], folder: Path, listener: Listener) -> str:
+    def run(self, model: Model, arguments: list[str], folder: Path, listener: Listener | None = None) -> str:
         """All that it printed over a model, run in ``folder``. Raises ToolchainError that says why, if it failed."""
         command = [str(self.program.path), "-m", str(model.path.resolve()), *self.arguments, *arguments]
         try:

@@ -168,6 +168,8 @@ def test_too_little_text_where_the_program_lost_its_last_line(bench: Bench) -> N
     bench.program(before="open(path, 'wb').write(b'_logits_' + bytes(4)); sys.exit()")
     with pytest.raises(ModelFileError, match=r"^the evaluation text has too few tokens, llama-perplexity needs 1,024"):
         bench.evaluate()
+    assert len(bench.calls) == 2
+    assert bench.files == []
 
 
 LOSES = "log = open(os.path.join(folder, 'calls.txt')).read(); lost = stem == 'a' and log.count('a.gguf') <= {n}"
