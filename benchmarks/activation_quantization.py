@@ -30,8 +30,6 @@ from bitclass3_core.sensitivity import Sensitivity
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "tiny-qwen35"
 N_CTX = 512
-# float32 activations in torch, also where it can round them as llama.cpp does
-EXACT = {"activations": "none"} if "activations" in bitclass3_torch.Options.model_fields else {}
 QTYPES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q4_0", "Q3_K")
 
 
@@ -88,7 +86,7 @@ def measured(
     files: list[Model] = [quantized(source, architecture, qtype, out) for qtype in qtypes]
     plain = [as_f32(file, out / f"{file.path.stem}-f32.gguf") for file in files]
     reference, progress = as_f32(source, out / "source-f32.gguf"), Plain()
-    torch = {"n_tokens": n_chunks * N_CTX, "n_ctx": N_CTX, "device": "cpu", "dtype": "float32", **EXACT}
+    torch = {"n_tokens": n_chunks * N_CTX, "n_ctx": N_CTX, "device": "cpu", "dtype": "float32", "activations": "none"}
     in_torch = bitclass3_torch.bitclass3_evaluate(
         source, files, architecture, corpus, bitclass3_torch.Options.model_validate(torch), progress
     )
