@@ -161,6 +161,7 @@ FAMILIES: dict[str, Family] = {
                 "mamba_d_state": 32,
                 "mamba_chunk_size": 32,
                 "mamba_rms_norm": True,
+                "mamba_norm_before_gate": False,  # the only order that llama.cpp knows, and the one of the published models
                 # Powers of two: the converter multiplies the weights, which is exact in BF16 then.
                 "lm_head_multiplier": 0.5,
                 "embedding_multiplier": 4.0,
