@@ -45,7 +45,7 @@ def quantized(model: GgufModel, architecture: Architecture, qtype: str, out: Pat
     """Every quantizable tensor at one type, written without an imatrix."""
     allocation = Allocation(dict.fromkeys(architecture.quantizable, qtype))
     nothing, options = Sensitivity({}, "none", 0, 0, ""), bitclass3_gguf.Options.model_validate({})
-    return GgufModel(bitclass3_gguf.bitclass3_export(model, allocation, nothing, out, qtype, options, Plain(quiet=True))[0])
+    return GgufModel(bitclass3_gguf.write_file(model, allocation, nothing, out, qtype, options, Plain(quiet=True))[0])
 
 
 def group_means(evaluation: Evaluation) -> NDArray[np.float64]:

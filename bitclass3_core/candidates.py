@@ -64,12 +64,15 @@ def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) 
 class CandidateStore:
     """Writes candidates, evaluates them, and keeps both in the run's folder."""
 
-    def __init__(self, folder: RunFolder, model: GgufModel, stages: StageRunner) -> None:
+    def __init__(
+        self, folder: RunFolder, model: GgufModel, architecture: Architecture, corpus: Corpus, stages: StageRunner
+    ) -> None:
         self._folder, self._model, self._stages = folder, model, stages
+        self._architecture, self._corpus = architecture, corpus
 
     def make(self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress) -> MadeFile:
         """Write the candidate's files unless they are still good."""
-        exporters = self._stages_of_export()
+        exporters = {**self._stages_of_export(), "calibration": Corpus.fingerprint(self._corpus.calibration)}
         parts = {
             "source": self._model.fingerprint,
             "sensitivity": sensitivity_sha,
@@ -84,7 +87,16 @@ class CandidateStore:
             progress.say(f"export: {path.name} is up to date")
         else:
             progress.say(f"export: {path.name} ({reason or 'files are missing'})")
-            files = self._stages.export(self._model, planned.allocation, sensitivity, self._folder.path, planned.name, progress)
+            files = self._stages.export(
+                self._model,
+                self._architecture,
+                planned.allocation,
+                sensitivity,
+                self._corpus,
+                self._folder.path,
+                planned.name,
+                progress,
+            )
             path = self._gguf_of(planned.name, files)
             self._check_file(path, files, planned)
             self._folder.record(artefact, path, parts, files)

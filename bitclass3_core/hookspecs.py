@@ -66,7 +66,15 @@ def bitclass3_solve(problem: Problem, model: Model, architecture: Architecture, 
 
 @hookspec(firstresult=True)
 def bitclass3_export(
-    model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, options: Options, progress: Progress
+    model: Model,
+    architecture: Architecture,
+    allocation: Allocation,
+    sensitivity: Sensitivity,
+    corpus: Corpus,
+    out: Path,
+    stem: str,
+    options: Options,
+    progress: Progress,
 ) -> list[Path]:
     """Write the allocation into the folder ``out`` under names that begin with ``stem``; the imatrix is the sensitivity's in_power.
 

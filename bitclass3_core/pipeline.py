@@ -213,7 +213,7 @@ class Pipeline:
     @cached_property
     def store(self) -> CandidateStore:
         """Files made in this folder."""
-        return CandidateStore(self.folder, self.model, self.stages)
+        return CandidateStore(self.folder, self.model, self.architecture, self.corpus, self.stages)
 
     @cached_property
     def files(self) -> list[MadeFile]:

@@ -176,13 +176,30 @@ class StageRunner:
         return {"ftype": matched} if matched else {"at_least": True}
 
     def export(
-        self, model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, progress: Progress
+        self,
+        model: Model,
+        architecture: Architecture,
+        allocation: Allocation,
+        sensitivity: Sensitivity,
+        corpus: Corpus,
+        out: Path,
+        stem: str,
+        progress: Progress,
     ) -> list[Path]:
         """Files of all export plugins, in their order."""
         files: list[Path] = []
         for name in self._config.export.plugin:
             answer = self._call(
-                "export", name, model=model, allocation=allocation, sensitivity=sensitivity, out=out, stem=stem, progress=progress
+                "export",
+                name,
+                model=model,
+                architecture=architecture,
+                allocation=allocation,
+                sensitivity=sensitivity,
+                corpus=corpus,
+                out=out,
+                stem=stem,
+                progress=progress,
             )
             files += _checked_files(answer, name, "export")
         return files

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitclass3_gguf import Options as ExportOptions
-from bitclass3_gguf import bitclass3_export
+from bitclass3_gguf import write_file
 from bitclass3_weighted_error import Options as ErrorOptions
 from bitclass3_weighted_error import bitclass3_measure
 
@@ -112,7 +112,7 @@ class Prober:
         return digest_of({**self._seen, "types": types})[:32]
 
     def _evaluate(self, types: dict[str, str]) -> Evaluation:
-        path, *_ = bitclass3_export(
+        path, *_ = write_file(
             model=self.model,
             allocation=Allocation(types),
             sensitivity=self.unscaled,

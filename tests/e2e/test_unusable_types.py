@@ -24,7 +24,7 @@ def bitclass3_export(model, allocation, sensitivity, out, stem, progress):
         raise UnusableTypeError(TENSOR, allocation.qtypes[TENSOR], "found nan value at block 0")
     options = bitclass3_gguf.Options.model_validate({})
     arguments = dict(model=model, allocation=allocation, sensitivity=sensitivity, out=out, stem=stem, progress=progress)
-    return bitclass3_gguf.bitclass3_export(options=options, **arguments)
+    return bitclass3_gguf.write_file(options=options, **arguments)
 """
 TENSOR = "blk.0.ffn_down.weight"
 ARGUMENTS = ["--model", GGUF, "--corpus", CALIBRATION, "--eval-corpus", EVALUATION, "--plugin", "uniform", "--menu", "k"]

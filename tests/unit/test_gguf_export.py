@@ -37,7 +37,7 @@ def model(tmp_path):
 
 
 def export(model, out, qtypes=QTYPES, sensitivity=SENSITIVITY, threads=1):
-    return bitclass3_gguf.bitclass3_export(
+    return bitclass3_gguf.write_file(
         model=model,
         allocation=Allocation(qtypes),
         sensitivity=sensitivity,

@@ -38,7 +38,7 @@ def quantized(model, tmp_path):
     sensitivity = Sensitivity({name: TensorSensitivity(Powers(np.ones(256, np.float32))) for name in QTYPES}, "test", 1, 1, "")
     arguments = {"model": model, "allocation": Allocation(QTYPES), "sensitivity": sensitivity, "progress": Silent()}
     options = bitclass3_gguf.Options(threads=1)
-    return bitclass3_gguf.bitclass3_export(**arguments, out=tmp_path / "made", stem="quantized", options=options)[0]
+    return bitclass3_gguf.write_file(**arguments, out=tmp_path / "made", stem="quantized", options=options)[0]
 
 
 def program(folder: Path, script: str) -> Path:

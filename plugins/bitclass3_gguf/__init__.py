@@ -1,35 +1,35 @@
-"""The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix."""
+"""The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix.
+
+With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats: see ``feedback.py``. A stock mix is written as
+llama-quantize would, whatever the rounding.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
+from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import require_room
 from bitclass3_core.gguf_writer import gguf_sink, tensor_order
 from bitclass3_core.kernels import quantize
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.measuring import default_threads
-from bitclass3_core.model import FloatArray, Model, TensorInfo
+from bitclass3_core.model import Architecture, FloatArray, Model, TensorInfo
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
 from bitclass3_core.recipes import nearest_ftype
 from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_gguf.options import Options
+from bitclass3_gguf.rounded import RoundedTensors, kept_in, round_with_feedback
+
+__all__ = ["Options", "bitclass3_export", "quantized_tensor", "write_file"]
 
 _SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
-
-
-class Options(BaseModel):
-    """How the file is written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    threads: int = Field(0, ge=0, description="0: all cores")
 
 
 def _slabs(info: TensorInfo) -> list[slice]:
@@ -60,11 +60,20 @@ def quantized_tensor(
     return np.concatenate(list(pool.map(one, _slabs(info))))
 
 
-@hookimpl
-def bitclass3_export(
-    model: Model, allocation: Allocation, sensitivity: Sensitivity, out: Path, stem: str, options: Options, progress: Progress
+def write_file(
+    model: Model,
+    allocation: Allocation,
+    sensitivity: Sensitivity,
+    out: Path,
+    stem: str,
+    options: Options,
+    progress: Progress,
+    rounded: RoundedTensors | None = None,
 ) -> list[Path]:
-    """Write ``out/stem.gguf``. Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized."""
+    """Write ``out/stem.gguf``: each tensor as it was ``rounded`` before, else by ggml's kernel.
+
+    Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized.
+    """
     path = out / f"{stem}.gguf"
     require_room(out, file_bytes(model, allocation.qtypes), path.name)
     progress.begin(f"export {path.name}", sum(info.n_params for info in model.tensors.values()))
@@ -77,8 +86,9 @@ def bitclass3_export(
         for info in tensor_order(model):
             q = qtype(allocation.qtypes.get(info.name, info.dtype))
             known = sensitivity.tensors.get(info.name)
+            data = rounded.load(info.name) if rounded else None
             try:
-                sink.write(quantized_tensor(model, info, q, known.imatrix if known else None, pool))
+                sink.write(quantized_tensor(model, info, q, known.imatrix if known else None, pool) if data is None else data)
             except UnusableTypeError as error:
                 raise UnusableTypeError(info.name, q.name, error.reason) from error
             except ModelFileError as error:
@@ -86,3 +96,25 @@ def bitclass3_export(
             progress.advance(info.n_params)
     progress.end()
     return [path]
+
+
+@hookimpl
+def bitclass3_export(
+    model: Model,
+    architecture: Architecture,
+    allocation: Allocation,
+    sensitivity: Sensitivity,
+    corpus: Corpus,
+    out: Path,
+    stem: str,
+    options: Options,
+    progress: Progress,
+) -> list[Path]:
+    """Write ``out/stem.gguf``, rounded as the options say."""
+    if options.rounding == "plain" or allocation.solver == "stock":
+        return write_file(model, allocation, sensitivity, out, stem, options, progress)
+    rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
+    round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
+    files = write_file(model, allocation, sensitivity, out, stem, options, progress, rounded)
+    rounded.clear()
+    return files

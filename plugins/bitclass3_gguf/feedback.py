@@ -1,0 +1,159 @@
+"""Rounding with error feedback: columns not yet rounded take up the error of those that are, then every code is looked at again.
+
+For rows W [n, n_in] and A = E[x x^T] of the layer's inputs, the error of the layer's output is tr(D A D^T), D = Q - W. ggml's kernel sets
+the scales of a block of columns, on the weights as the columns before have left them; then the codes are chosen one column at a time
+(Frantar et al. 2022, "GPTQ": with U the upper Cholesky factor of A^-1, column j's error over U_jj, times row j of U, is taken off the columns
+that follow). At last each code is set to the best one given all others, a few times over (cyclic coordinate descent; Behdin et al. 2023,
+"QuantEase"). Every row stays as plain rounding has it where that has the smaller error.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.model import FloatArray
+from bitclass3_core.qtypes import QType
+from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, repack, unpack
+
+if TYPE_CHECKING:
+    import torch
+
+DAMPING = 0.01  # of the mean of A's diagonal, added to it: few tokens leave directions of which nothing is known
+SCALE_BLOCK = 256  # columns whose scales are set together; a multiple of every type's block
+INNER_BLOCK = 64  # columns between two matrix products: within, errors go from column to column
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What all rows of a layer share: A [n_in, n_in], and U with A^-1 = U^T U of the damped A."""
+
+    a: "torch.Tensor"
+    u: "torch.Tensor"
+
+    @classmethod
+    def of(cls, a: "torch.Tensor") -> "Moments":
+        """From A. Raises ValueError if it is not finite."""
+        import torch
+
+        if not bool(torch.isfinite(a).all()):
+            raise ValueError("the inputs' second moments are not finite")
+        damped = a.double() + DAMPING * a.diagonal().double().mean() * torch.eye(len(a), dtype=torch.float64, device=a.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        return cls(a.float(), torch.linalg.cholesky(inverse, upper=True).float())
+
+
+def output_errors(difference: "torch.Tensor", a: "torch.Tensor") -> "torch.Tensor":
+    """d A d^T of each row d [n, n_in]: [n]."""
+    return ((difference @ a) * difference).sum(1)
+
+
+@dataclass(slots=True)
+class _Grid:
+    """What the codes of some columns can be, as tensors [n, columns]."""
+
+    step: "torch.Tensor"
+    offset: "torch.Tensor"
+    largest: int
+    table: "torch.Tensor | None"
+
+    def nearest(self, wanted: "torch.Tensor", j: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """(codes, their weights) nearest to ``wanted`` [n] in column j."""
+        import torch
+
+        step, offset = self.step[:, j], self.offset[:, j]
+        scaled = torch.where(step != 0, (wanted - offset) / step, torch.zeros_like(wanted))
+        if self.table is None:
+            codes = scaled.round().clamp(0, self.largest)
+            return codes, step * codes + offset
+        codes = torch.bucketize(scaled, (self.table[1:] + self.table[:-1]) / 2)
+        return codes.to(wanted.dtype), step * self.table[codes] + offset
+
+
+def _grid(found: Codes, like: "torch.Tensor") -> _Grid:
+    import torch
+
+    step, offset = (torch.from_numpy(values).to(like.device) for values in (found.step, found.offset))
+    return _Grid(step, offset, found.largest, torch.from_numpy(IQ4_VALUES).to(like.device) if found.is_table else None)
+
+
+class _Rows:
+    """A slab of rows on its way: weights, chosen codes, and the scales' bytes, block after block."""
+
+    def __init__(self, weights: "torch.Tensor", moments: Moments, q: QType) -> None:
+        import torch
+
+        self.weights, self.moments, self.q = weights, moments, q
+        self.codes, self.rounded = torch.empty_like(weights), torch.empty_like(weights)
+        self.data: list[Bytes] = []
+        self.grids: list[_Grid] = []
+
+    def forward(self) -> None:
+        """Set scales and codes from the first column to the last."""
+        left = self.weights.clone()
+        n_in = left.shape[1]
+        for begin in range(0, n_in, SCALE_BLOCK):
+            end = min(begin + SCALE_BLOCK, n_in)
+            self._set_scales(left[:, begin:end], begin, end)
+            for inner in range(begin, end, INNER_BLOCK):
+                self._set_codes(left, inner, min(inner + INNER_BLOCK, end), begin)
+
+    def _set_scales(self, left: "torch.Tensor", begin: int, end: int) -> None:
+        importance = 1 / self.moments.u.diagonal()[begin:end].square()  # of a column, when those after it take up its error
+        data = quantize(left.contiguous().cpu().numpy(), self.q, importance.cpu().numpy())
+        self.data.append(data)
+        self.grids.append(_grid(unpack(data, self.q), left))
+
+    def _set_codes(self, left: "torch.Tensor", begin: int, end: int, block: int) -> None:
+        import torch
+
+        u, grid = self.moments.u, self.grids[-1]
+        errors = torch.empty_like(left[:, begin:end])
+        for j in range(begin, end):
+            self.codes[:, j], self.rounded[:, j] = grid.nearest(left[:, j], j - block)
+            errors[:, j - begin] = (left[:, j] - self.rounded[:, j]) / u[j, j]
+            left[:, j + 1 : end] -= errors[:, j - begin, None] * u[j, j + 1 : end]
+        left[:, end:] -= errors @ u[begin:end, end:]
+
+    def again(self) -> None:
+        """Set each code to the best one given all others, once around."""
+        a = self.moments.a
+        slope = (self.rounded - self.weights) @ a
+        for begin in range(0, len(a), INNER_BLOCK):
+            end = min(begin + INNER_BLOCK, len(a))
+            block, before = begin // SCALE_BLOCK, self.rounded[:, begin:end].clone()
+            inner = slope[:, begin:end].clone()
+            for j in range(begin, end):
+                best = self.rounded[:, j] - inner[:, j - begin] / a[j, j].clamp(min=1e-30)
+                codes, values = self.grids[block].nearest(best, j - block * SCALE_BLOCK)
+                inner += (values - self.rounded[:, j])[:, None] * a[j, begin:end]
+                self.codes[:, j], self.rounded[:, j] = codes, values
+            slope += (self.rounded[:, begin:end] - before) @ a[begin:end]
+
+    def bytes(self) -> Bytes:
+        """The rows as ggml stores them."""
+        codes = self.codes.round().cpu().numpy().astype(np.uint8)
+        parts, begin = [], 0
+        for data in self.data:
+            end = begin + data.shape[1] // self.q.type_size * self.q.block_size
+            parts.append(repack(data, self.q, codes[:, begin:end]))
+            begin = end
+        return np.concatenate(parts, 1)
+
+
+def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> tuple[Bytes, float, float]:
+    """(bytes [n, row bytes], error of plain rounding, error kept), errors as sums of d A d^T over the rows [n, n_in]."""
+    import torch
+
+    weights = torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device)
+    plain = quantize(rows, q, imatrix)
+    plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)).to(weights.device) - weights, moments.a)
+    slab = _Rows(weights, moments, q)
+    slab.forward()
+    for _ in range(rounds):
+        slab.again()
+    errors = output_errors(slab.rounded - weights, moments.a)
+    better = errors < plain_errors
+    data = np.where(better.cpu().numpy()[:, None], slab.bytes(), plain)
+    return data, float(plain_errors.sum()), float(torch.where(better, errors, plain_errors).sum())

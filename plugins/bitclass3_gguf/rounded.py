@@ -1,0 +1,178 @@
+"""Tensors rounded with error feedback, one group of layers at a time, each kept on disk until the file is written."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import UnusableTypeError
+from bitclass3_core.files import atomic_path, digest_of
+from bitclass3_core.kernels import dequantize, library
+from bitclass3_core.measuring import default_threads
+from bitclass3_core.model import Architecture, FloatArray, Model
+from bitclass3_core.problem import Allocation
+from bitclass3_core.progress import Progress
+from bitclass3_core.qtypes import qtype
+from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_gguf.codes import Bytes, has_codes
+from bitclass3_gguf.options import Options
+
+if TYPE_CHECKING:
+    import torch
+
+    from bitclass3_gguf.feedback import Moments
+
+_SLAB_ROWS = 2048  # a slab's weights stay in the processor's cache while column after column is rounded
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedTensors:
+    """Bytes of tensors that were rounded already, as files in a folder of the run."""
+
+    folder: Path
+    digest: str
+
+    def path(self, name: str) -> Path:
+        """Where a tensor's bytes are kept."""
+        return self.folder / f"{self.digest[:16]}-{name}.npy"
+
+    def load(self, name: str) -> Bytes | None:
+        """The tensor's bytes [n_rows, row bytes], if they are there."""
+        return np.load(self.path(name), allow_pickle=False) if self.path(name).is_file() else None
+
+    def save(self, name: str, data: Bytes) -> None:
+        """Keep a tensor's bytes."""
+        with atomic_path(self.path(name)) as temporary, temporary.open("wb") as file:
+            np.save(file, data, allow_pickle=False)
+
+    def clear(self) -> None:
+        """Remove them, and the folder if nothing else is in it."""
+        for path in self.folder.glob(f"{self.digest[:16]}-*.npy"):
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def kept_in(
+    out: Path, model: Model, allocation: Allocation, sensitivity: Sensitivity, corpus: Corpus, options: Options
+) -> RoundedTensors:
+    """Where the tensors of this allocation are kept: under all that they depend on, so that another run finds its own."""
+    parts: dict[str, Any] = {
+        "source": model.fingerprint,
+        "types": digest_of(dict(allocation.qtypes)),
+        "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
+        "text": Corpus.fingerprint(corpus.calibration),
+        "options": options.model_dump(mode="json", exclude={"threads", "memory_gib", "device"}),
+        "kernels": library().fingerprint,
+    }
+    return RoundedTensors(out / ".rounded", digest_of(parts))
+
+
+@dataclass(slots=True)
+class Report:
+    """What the feedback gained: errors of the layers' outputs, plain and kept, summed relative to plain."""
+
+    n_tensors: int = 0
+    ratio_sum: float = 0.0
+
+    def add(self, plain: float, kept: float) -> None:
+        """One tensor more."""
+        self.n_tensors += 1
+        self.ratio_sum += kept / plain if plain > 0 else 1.0
+
+    def line(self) -> str:
+        """For the terminal."""
+        mean = self.ratio_sum / max(self.n_tensors, 1)
+        return (
+            f"error feedback: {self.n_tensors} tensors; the error of their outputs is {mean:.2f} of plain rounding's, in the mean"
+        )
+
+
+def round_with_feedback(
+    model: Model,
+    architecture: Architecture,
+    allocation: Allocation,
+    sensitivity: Sensitivity,
+    corpus: Corpus,
+    kept: RoundedTensors,
+    options: Options,
+    progress: Progress,
+) -> None:
+    """Round every tensor that can be, the first layers first, each with the inputs that the rounded layers before it give.
+
+    Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
+    """
+    from bitclass3_torch.loading import load_torch_model
+    from bitclass3_torch.moments import EMBEDDING, has_plain_inputs, input_moments, moment_groups
+    from bitclass3_torch.tokens import token_chunks
+
+    from bitclass3_gguf.feedback import Moments
+
+    wanted = [name for name in _by_depth(model, allocation) if name != EMBEDDING and has_codes(qtype(allocation.qtypes[name]))]
+    if all(kept.path(name).is_file() for name in wanted):
+        return
+    loaded = load_torch_model(model, architecture, options.device, "auto")
+    wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
+    chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
+    groups = moment_groups(loaded, wanted, int(options.memory_gib * 2**30))
+    progress.begin("error feedback", len(groups) * len(chunks) + len(wanted))
+    report = Report()
+    for group in groups:
+        todo = [name for name in group if not kept.path(name).is_file()]
+        for name, a in input_moments(loaded, todo, architecture, chunks, progress) if todo else ():
+            try:
+                data = _rounded(model, name, allocation.qtypes[name], sensitivity, Moments.of(a), options, report)
+            except UnusableTypeError as error:
+                raise UnusableTypeError(name, allocation.qtypes[name], error.reason) from error
+            kept.save(name, data)
+            progress.advance()
+        for name in group:
+            if (data_ := kept.load(name)) is not None:
+                loaded.set_weight(name, dequantize(data_, qtype(allocation.qtypes[name])), architecture)
+    progress.end()
+    if report.n_tensors:
+        progress.say(report.line())
+
+
+def _by_depth(model: Model, allocation: Allocation) -> list[str]:
+    """Names in the order in which the model computes: by block, the head last."""
+
+    def place(name: str) -> tuple[int, str]:
+        block = model.tensors[name].block
+        return (10**9 if block is None else block, name)
+
+    return sorted(allocation.qtypes, key=place)
+
+
+def _rounded(
+    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "Moments", options: Options, report: Report
+) -> Bytes:
+    from bitclass3_gguf.feedback import round_rows
+
+    info, q = model.tensors[name], qtype(q_name)
+    known = sensitivity.tensors.get(name)
+    imatrix: FloatArray | None = known.imatrix if known else None
+    slabs = [slice(begin, begin + _SLAB_ROWS) for begin in range(0, info.n_rows, _SLAB_ROWS)]
+    with _one_thread_each(moments.a), ThreadPoolExecutor(default_threads(options.threads)) as pool:
+        parts = list(pool.map(lambda rows: round_rows(model.read(name, rows), q, imatrix, moments, options.rounds), slabs))
+    report.add(sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts))
+    return np.concatenate([data for data, _, _ in parts])
+
+
+@contextmanager
+def _one_thread_each(a: "torch.Tensor") -> Iterator[None]:
+    """On the CPU the slabs are the threads; torch's own would wait for each other in thousands of small steps."""
+    import torch
+
+    before = torch.get_num_threads()
+    if a.device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
