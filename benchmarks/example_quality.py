@@ -1,7 +1,8 @@
 """Ours against stock mixes on the example model, at 3.6, 4.8 and 5.4 bpw: two estimators, files of equal size, one evaluation text.
 
-For each level the K or IQ mix of llama.cpp nearest to it in bpw sets the size in bytes; `kl-hessian` + `ilp` and `hessian-diag` + `ilp` get that
-budget. Both are also solved at the level's own bpw. Prints Markdown tables; a second call uses everything measured again.
+For each level the K or IQ mix of llama.cpp nearest to it in bpw sets the size in bytes; `kl-hessian` + `ilp` (rounded plainly and with error
+feedback) and `hessian-diag` + `ilp` get that budget. Both are also solved at the level's own bpw. Prints Markdown tables; a second call uses
+everything measured again.
 
 usage: python benchmarks/example_quality.py [OUT_DIR]
 """
@@ -47,9 +48,11 @@ def nearest_mixes() -> dict[float, str]:
     return {level: min(sizes, key=lambda ftype: abs(sizes[ftype] - level)) for level in LEVELS}
 
 
-def run(out: Path, estimator: str, *target: object) -> dict[str, Any]:
+def run(out: Path, estimator: str, *target: object, rounding: str = "plain") -> dict[str, Any]:
     """One run; returns its candidates and paired differences."""
-    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, *target, "--out", out / estimator)
+    folder = out / (estimator if rounding == "plain" else f"{estimator}-{rounding}")
+    how = ["--set", f"export.options.gguf.rounding={rounding}"]
+    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, *target, *how, "--out", folder)
 
 
 def row(label: str, candidate: dict[str, Any], difference: dict[str, float] | None) -> str:
@@ -71,6 +74,9 @@ def table(level: float, ftype: str, out: Path) -> list[str]:
         ours, stock = matched["candidates"][:2]
         if estimator == ESTIMATORS[0]:
             lines.append(row(f"stock {ftype}", stock, None))
+            better = run(out, estimator, "--match-stock", ftype, rounding="feedback")
+            difference = better["paired_differences"].get(better["candidates"][1]["name"])
+            lines.append(row(f"{estimator} + ilp + feedback, same bytes", better["candidates"][0], difference))
         lines.append(row(f"{estimator} + ilp, same bytes", ours, matched["paired_differences"].get(stock["name"])))
         exact = run(out, estimator, "--target-bpw", level, "--baseline", ftype)
         lines.append(row(f"{estimator} + ilp, {level} bpw", exact["candidates"][0], exact["paired_differences"].get(stock["name"])))

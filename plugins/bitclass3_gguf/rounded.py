@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.errors import UnusableTypeError
+from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import atomic_path, digest_of
 from bitclass3_core.kernels import dequantize, library
 from bitclass3_core.measuring import default_threads
@@ -129,6 +129,8 @@ def round_with_feedback(
                 data = _rounded(model, name, allocation.qtypes[name], sensitivity, Moments.of(a), options, report)
             except UnusableTypeError as error:
                 raise UnusableTypeError(name, allocation.qtypes[name], error.reason) from error
+            except ValueError as error:
+                raise ModelFileError(f'{name} cannot be rounded with feedback ({error}); use rounding = "plain"') from error
             kept.save(name, data)
             progress.advance()
         for name in group:

@@ -119,7 +119,7 @@ def _load_hf(model: Model, device: "torch.device", dtype: "torch.dtype") -> tupl
 
     if model.hf is None:
         raise ModelFileError(
-            f"{model.path.name} has no HF folder beside it, which torch needs; give the folder with --model, or estimate with --plugin imatrix and leave out the evaluation text"
+            f"{model.path.name} has no HF folder beside it, which torch needs; give the folder with --model, or use llama.cpp instead: --plugin kld-probe --plugin llama-perplexity"
         )
     if not (model.hf / "config.json").is_file():
         raise ModelFileError(f"{model.hf} is no HF model folder (no config.json); give the folder that the GGUF was converted from")
@@ -146,7 +146,7 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     places = find_places(net, model, architecture)
     if not places:
         raise ModelFileError(
-            f"no tensor of {model.path.name} ({model.arch}) was found in {model.hf}; is it the same model? else use --plugin imatrix"
+            f"no tensor of {model.path.name} ({model.arch}) was found in {model.hf}; is it the same model? else use --plugin kld-probe --plugin llama-perplexity"
         )
     head = net.get_output_embeddings() if "output.weight" not in model.tensors else None
     return TorchModel(net, tokenizer, where, places, head)
