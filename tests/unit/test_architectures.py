@@ -18,6 +18,7 @@ from bitclass3_core.errors import ModelFileError
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.model import Architecture, TensorInfo
 from bitclass3_core.naming import allows_quantization, metadata_int
+from bitclass3_core.plugins import PluginManager, installed, load_plugin
 
 ROOT = Path(__file__).parents[2]
 TINY_QWEN35 = ROOT / "examples" / "tiny-qwen35"
@@ -117,6 +118,18 @@ def test_matrices_are_quantizable_and_nothing_else(family):
     assert all("norm" in role or role in {"ssm_a", "ssm_dt.bias", "ssm_conv1d"} for role in left)
 
 
+def test_every_architecture_plugin_is_one_that_a_run_can_load():
+    """A hook that a module has under a second name is refused by the manager, not by an import."""
+    architectures = {}
+    for name in installed():
+        plugin = load_plugin(name)
+        if "architecture" in plugin.stages:
+            PluginManager([plugin])
+            architectures[name] = plugin.stages
+    assert architectures == dict.fromkeys(architectures, ("architecture",))
+    assert {"llama", "qwen3", "qwen35", "qwen35moe", "qwen3next", "falcon-h1", "generic"} <= architectures.keys()
+
+
 @pytest.mark.parametrize("plugin", [bitclass3_qwen35, bitclass3_generic], ids=lambda plugin: plugin.__name__)
 def test_fragile_gates_have_a_floor(plugin: ModuleType):
     model = GgufModel(TINY_QWEN35 / "model-bf16.gguf")
@@ -158,6 +171,10 @@ def test_generic_names_of_a_known_architecture():
         ("token_types.weight", (2, 64), False),
         ("v.position_embd.weight", (512, 64), False),
         ("per_layer_token_embd.weight", (512, 64), True),
+        ("blk.0.attn_k_b.weight", (4, 256, 32), True),
+        ("blk.0.ffn_gate_exps.bias", (4, 288), False),
+        ("blk.0.ssm_a", (512, 16), False),
+        ("blk.0.ssm_norm.weight", (2, 128), False),
     ],
 )
 def test_rule_of_llama_quantize(name: str, shape: tuple[int, ...], expected: bool):
