@@ -15,6 +15,7 @@ from bitclass3_core.toolchain.running import ProgramFailed, capture_program, las
 
 PROGRAM = "llama-completion"
 SAMPLE = "sample.txt"
+_ATTEMPTS = 3  # on a busy machine llama.cpp can end before its printing thread has printed (llama.cpp issue 22142)
 _SPEED = re.compile(r"^.*\beval time = .*?([\d.]+) tokens per second", re.MULTILINE)
 
 
@@ -40,11 +41,15 @@ def generate(gguf: Path, options: Options) -> tuple[list[str], str, str]:
     command += ["-c", str(len(options.prompt) + options.n_tokens + 64)]
     command += ["-t", str(options.threads)] if options.threads else []
     command += ["-ngl", str(options.gpu_layers)] if options.gpu_layers >= 0 else []
-    try:
-        text, log = capture_program(command)
-    except ProgramFailed as error:
-        raise ModelFileError(f"{gguf.name} does not run in llama.cpp: {error}") from None
-    if not text.strip():
+    text = log = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            text, log = capture_program(command)
+        except ProgramFailed as error:
+            raise ModelFileError(f"{gguf.name} does not run in llama.cpp: {error}") from None
+        if text.strip():
+            break
+    else:
         raise ToolchainError(f"{program.name} generated nothing from {gguf.name}; its last lines: {last_lines(log)}")
     return command, text.strip("\n"), log
 

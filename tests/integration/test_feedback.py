@@ -1,0 +1,102 @@
+"""The exporter with rounding = "feedback" on the example model: a better file of the same size and types, resumable tensor by tensor."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import GGUF, TEXT, bitclass3, run
+
+from bitclass3_core.gguf_model import GgufModel
+
+pytestmark = pytest.mark.slow
+FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=2048"]
+TARGET = ["--target-bpw", 3.6, "--plugin", "gguf", "--plugin", "recipe"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run at 3.6 bpw with plain rounding."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    done = run(out, *TARGET)
+    assert done.code == 0, done.err
+    return out
+
+
+def figures(out: Path, kind: str) -> dict[str, float]:
+    path = next(path for path in (out / "evaluation").glob("*.npz") if ("stock" in path.stem) == (kind == "stock"))
+    return dict(json.loads(str(np.load(path)["figures"])))
+
+
+def ours(out: Path) -> Path:
+    return next(out.glob("*3.60bpw.gguf"))
+
+
+def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(plain, tmp_path / "out"))
+    done = run(out, *TARGET, *FEEDBACK)
+    assert done.code == 0, done.err
+    assert "error feedback: 63 tensors; the error of their outputs is 0." in done.err
+    a, b = GgufModel(ours(plain)), GgufModel(ours(out))
+    assert ours(out).stat().st_size == ours(plain).stat().st_size
+    assert {name: info.dtype for name, info in a.tensors.items()} == {name: info.dtype for name, info in b.tensors.items()}
+    assert figures(out, "ours")["mean_kld"] < 0.9 * figures(plain, "ours")["mean_kld"]
+    assert not (out / ".rounded").exists()
+    np.testing.assert_array_equal(
+        a.read_raw("token_embd.weight"), b.read_raw("token_embd.weight")
+    )  # looked up: nothing to feed back
+
+
+def test_stock_mix_is_written_as_llama_quantize_would(plain: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(plain, tmp_path / "out"))
+    assert run(out, *TARGET, *FEEDBACK, "--until", "export").code == 0
+    (stock,) = (path.name for path in plain.glob("*stock*.gguf"))
+    assert (out / stock).read_bytes() == (plain / stock).read_bytes()
+
+
+def test_goes_on_with_the_tensors_that_are_done(plain: Path, tmp_path: Path) -> None:
+    """Killed after one group of layers: the next run rounds the rest, and the file is the same."""
+    little = [*FEEDBACK, "--set", "export.options.gguf.memory_gib=0.005", "--until", "export", "--baseline", "none"]
+    whole = Path(shutil.copytree(plain, tmp_path / "whole"))
+    assert run(whole, *TARGET, *little).code == 0
+    out = Path(shutil.copytree(plain, tmp_path / "out"))
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    assert run(out, "--target-bpw", 3.6, "--plugin", killer, *little[6:]).code != 0
+    left = sorted((out / ".rounded").glob("*.npy"))
+    assert len(left) == 5
+    done = run(out, *TARGET, *little)
+    assert done.code == 0, done.err
+    assert ours(out).read_bytes() == ours(whole).read_bytes()
+
+
+# The exporter itself, which dies at the sixth tensor that it keeps.
+KILLER = """
+import os
+import bitclass3_gguf, bitclass3_gguf.rounded as rounded
+from bitclass3_core import hookimpl
+
+save, kept = rounded.RoundedTensors.save, []
+
+def dying(self, name, data):
+    if len(kept) == 5:
+        os._exit(9)
+    kept.append(name)
+    save(self, name, data)
+
+rounded.RoundedTensors.save = dying
+
+@hookimpl
+def bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, progress):
+    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=2048, memory_gib=0.005)
+    bitclass3_gguf.bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, options, progress)
+"""
+
+
+def test_source_without_an_hf_folder(tmp_path: Path) -> None:
+    command = ["run", "--model", GGUF, *TEXT, "--plugin", "uniform", *TARGET, *FEEDBACK, "--menu", "k", "--until", "export"]
+    done = bitclass3(*command, "--baseline", "none", "--out", tmp_path / "out")
+    assert done.code == 1
+    assert "has no HF folder beside it, which torch needs" in done.error
+    assert not list((tmp_path / "out").glob("model-*.gguf"))
