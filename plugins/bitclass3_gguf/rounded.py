@@ -124,7 +124,7 @@ def round_with_feedback(
     report = Report()
     for group in groups:
         todo = [name for name in group if not kept.path(name).is_file()]
-        for name, a in input_moments(loaded, todo, architecture, chunks, options.seed, progress) if todo else ():
+        for name, a in input_moments(loaded, todo, architecture, chunks, progress) if todo else ():
             try:
                 data = _rounded(model, name, allocation.qtypes[name], sensitivity, Moments.of(a), options, report)
             except UnusableTypeError as error:

@@ -1,11 +1,6 @@
-"""Second moments of the inputs of every product, E[w x x^T], as many at a time as the memory allows.
+"""Second moments of the inputs of every product, E[x x^T], as many at a time as the memory allows."""
 
-The weight w of a token is the squared gradient of the loss at the layer's output, |g|^2, labels sampled from the model: then
-tr(D A D^T) is what the KL divergence sees of an error D. Without it a few tokens of massive activations, which the loss hardly depends on,
-would have all others round for them. Sums over rows stand for single rows: one matrix serves a whole tensor.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +10,6 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress
 from bitclass3_torch.loading import TorchModel
 from bitclass3_torch.places import TorchPlace
-from bitclass3_torch.statistics import sampled_label_loss
 
 if TYPE_CHECKING:
     import torch
@@ -23,35 +17,30 @@ if TYPE_CHECKING:
     from bitclass3_torch.watching import Product
 
 EMBEDDING = "token_embd.weight"
-_LARGEST_WEIGHT = 30.0  # times the chunk's median: no single token decides
 
 
 class _Sums:
-    """Sums of w x x^T by parameter."""
+    """Sums of x x^T by parameter; parameters that multiply one and the same tensor (q, k, v) share a sum."""
 
     def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
+        self.leader: dict[str, str] = {}  # of each parameter: whose sum holds for it
+        self._last: tuple[str, torch.Tensor] | None = None  # kept alive, so that no other tensor gets its place in memory
 
     def add(self, product: "Product") -> None:
-        """One product; it counts when its output's gradient is known."""
-        if not product.output.requires_grad:
+        inputs = product.inputs.detach()
+        if self._last is not None and _is_same(self._last[1], inputs):
+            self.leader.setdefault(product.key, self._last[0])
+        if (leader := self.leader.setdefault(product.key, product.key)) != product.key:
             return
-        key, of_output = product.key, product.of_output
-        inputs = product.inputs.detach().float().reshape(-1, product.inputs.shape[-1])
-
-        def on_gradient(gradient: "torch.Tensor") -> None:
-            weights = gradient_weights(of_output(gradient).float().reshape(len(inputs), -1))
-            moment = (inputs * weights[:, None]).T @ inputs
-            self.sums[key] = self.sums[key] + moment if key in self.sums else moment
-
-        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+        self._last = (product.key, inputs)
+        rows = inputs.float().reshape(-1, inputs.shape[-1])
+        moment = rows.T @ rows
+        self.sums[leader] = self.sums[leader] + moment if leader in self.sums else moment
 
 
-def gradient_weights(gradients: "torch.Tensor") -> "torch.Tensor":
-    """|g|^2 of each token of [n, n_out] over the chunk's median, limited: [n]."""
-    energy = gradients.square().sum(-1)
-    median = energy.median()
-    return (energy / median).clamp(max=_LARGEST_WEIGHT) if median > 0 else (energy > 0).float()
+def _is_same(a: "torch.Tensor", b: "torch.Tensor") -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def has_plain_inputs(place: TorchPlace) -> bool:
@@ -75,32 +64,24 @@ def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int) -
 
 
 def input_moments(
-    loaded: TorchModel, names: Sequence[str], architecture: Architecture, chunks: NDArray[np.int64], seed: int, progress: Progress
+    loaded: TorchModel, names: Sequence[str], architecture: Architecture, chunks: NDArray[np.int64], progress: Progress
 ) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """(name, E[w x x^T] [n_in, n_in] in the GGUF's order of columns) of each tensor over ``chunks``, with the model's present weights."""
-    import torch
-
+    """(name, E[x x^T] [n_in, n_in] in the GGUF's order of columns) of each tensor over ``chunks``, with the model's present weights."""
     from bitclass3_torch.watching import Products
 
     parameters = {loaded.places[name].key: loaded.places[name].parameter for name in names}
     sums = _Sums()
-    generator = torch.Generator(device=loaded.device).manual_seed(seed)
-    handle = loaded.net.get_input_embeddings().register_forward_hook(_begins_gradients)
-    try:
+    import torch
+
+    with torch.no_grad(), Products(parameters, sums.add):
         for chunk in chunks:
-            with torch.enable_grad():
-                with Products(parameters, sums.add):
-                    tokens = torch.from_numpy(chunk)[None].to(loaded.device)
-                    logits = loaded.net(input_ids=tokens, use_cache=False).logits[0]
-                sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
+            loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False, **_no_logits(parameters, loaded))
             progress.advance()
-    finally:
-        handle.remove()
     for name in names:
         key = loaded.places[name].key
-        if key not in sums.sums:
+        if key not in sums.leader:
             continue
-        moment = sums.sums[key] / chunks.size
+        moment = sums.sums[sums.leader[key]] / chunks.size
         order = architecture.column_order.get(name)
         if order is not None:
             index = torch.from_numpy(order).to(moment.device)
@@ -108,6 +89,11 @@ def input_moments(
         yield name, moment
 
 
-def _begins_gradients(_module: Any, _inputs: Any, output: Any) -> Any:
-    """Weights are frozen: the looked-up rows are where gradients begin."""
-    return output.requires_grad_(True)
+def _no_logits(parameters: Mapping[str, Any], loaded: TorchModel) -> dict[str, int]:
+    """The head's product is left out but for the last token, unless it is watched: it is a large part of a small model's work."""
+    import inspect
+
+    head = loaded.net.get_output_embeddings()
+    watched = head is not None and any(parameter is head.weight for parameter in parameters.values())
+    takes = "logits_to_keep" in inspect.signature(loaded.net.forward).parameters
+    return {"logits_to_keep": 1} if takes and not watched else {}

@@ -11,7 +11,7 @@ from command import GGUF, TEXT, bitclass3, run
 from bitclass3_core.gguf_model import GgufModel
 
 pytestmark = pytest.mark.slow
-FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=2048"]
+FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=4096"]
 TARGET = ["--target-bpw", 3.6, "--plugin", "gguf", "--plugin", "recipe"]
 
 
@@ -89,7 +89,7 @@ rounded.RoundedTensors.save = dying
 
 @hookimpl
 def bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, progress):
-    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=2048, memory_gib=0.005)
+    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=4096, memory_gib=0.005)
     bitclass3_gguf.bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, options, progress)
 """
 
