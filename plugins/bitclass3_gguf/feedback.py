@@ -4,7 +4,8 @@ For rows W [n, n_in] and A = E[x x^T] of the layer's inputs, the error of the la
 the scales of a block of columns, on the weights as the columns before have left them; then the codes are chosen one column at a time
 (Frantar et al. 2022, "GPTQ": with U the upper Cholesky factor of A^-1, column j's error over U_jj, times row j of U, is taken off the columns
 that follow). At last each code is set to the best one given all others, a few times over (cyclic coordinate descent; Behdin et al. 2023,
-"QuantEase"). Every row stays as plain rounding has it where that has the smaller error.
+"QuantEase"). Types without codes of single weights (the grids of IQ1, IQ2, IQ3) are rounded block by block, and the columns after a block
+take up its error. Every row stays as plain rounding has it where that has the smaller error.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import QType
-from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, repack, unpack
+from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, unpack
 
 if TYPE_CHECKING:
     import torch
@@ -95,15 +96,29 @@ class _Rows:
         n_in = left.shape[1]
         for begin in range(0, n_in, SCALE_BLOCK):
             end = min(begin + SCALE_BLOCK, n_in)
-            self._set_scales(left[:, begin:end], begin, end)
+            if not has_codes(self.q):
+                self._round_block(left, begin, end)
+                continue
+            # of a column, when those after it take up its error
+            data = self._quantized(left[:, begin:end], 1 / self.moments.u.diagonal()[begin:end].square())
+            self.grids.append(_grid(unpack(data, self.q), left))
             for inner in range(begin, end, INNER_BLOCK):
                 self._set_codes(left, inner, min(inner + INNER_BLOCK, end), begin)
 
-    def _set_scales(self, left: "torch.Tensor", begin: int, end: int) -> None:
-        importance = 1 / self.moments.u.diagonal()[begin:end].square()  # of a column, when those after it take up its error
-        data = quantize(left.contiguous().cpu().numpy(), self.q, importance.cpu().numpy())
-        self.data.append(data)
-        self.grids.append(_grid(unpack(data, self.q), left))
+    def _quantized(self, columns: "torch.Tensor", importance: "torch.Tensor") -> Bytes:
+        self.data.append(quantize(columns.contiguous().cpu().numpy(), self.q, importance.cpu().numpy()))
+        return self.data[-1]
+
+    def _round_block(self, left: "torch.Tensor", begin: int, end: int) -> None:
+        import torch
+
+        u = self.moments.u[begin:end, begin:end]
+        # of a column, when those after the block take up its error: the diagonal of (U^T U)^-1
+        importance = torch.linalg.solve_triangular(u, torch.eye(end - begin, device=u.device), upper=True).square().sum(1)
+        rounded = torch.from_numpy(dequantize(self._quantized(left[:, begin:end], importance), self.q)).to(left.device)
+        self.rounded[:, begin:end] = rounded
+        errors = torch.linalg.solve_triangular(u, left[:, begin:end] - rounded, upper=True, left=False)
+        left[:, end:] -= errors @ self.moments.u[begin:end, end:]
 
     def _set_codes(self, left: "torch.Tensor", begin: int, end: int, block: int) -> None:
         import torch
@@ -117,7 +132,9 @@ class _Rows:
         left[:, end:] -= errors @ u[begin:end, end:]
 
     def again(self) -> None:
-        """Set each code to the best one given all others, once around."""
+        """Set each code to the best one given all others, once around; nothing to do where there are no codes."""
+        if not self.grids:
+            return
         a = self.moments.a
         slope = (self.rounded - self.weights) @ a
         for begin in range(0, len(a), INNER_BLOCK):
@@ -133,6 +150,8 @@ class _Rows:
 
     def bytes(self) -> Bytes:
         """The rows as ggml stores them."""
+        if not self.grids:
+            return np.concatenate(self.data, 1)
         codes = self.codes.round().cpu().numpy().astype(np.uint8)
         parts, begin = [], 0
         for data in self.data:

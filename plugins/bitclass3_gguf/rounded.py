@@ -19,7 +19,7 @@ from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_gguf.codes import Bytes, has_codes
+from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def round_with_feedback(
 
     from bitclass3_gguf.feedback import Moments
 
-    wanted = [name for name in _by_depth(model, allocation) if name != EMBEDDING and has_codes(qtype(allocation.qtypes[name]))]
+    wanted = [name for name in _by_depth(model, allocation) if name != EMBEDDING and not qtype(allocation.qtypes[name]).is_float]
     if all(kept.path(name).is_file() for name in wanted):
         return
     loaded = load_torch_model(model, architecture, options.device, "auto")

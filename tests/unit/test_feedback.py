@@ -10,7 +10,7 @@ from gguf_files import heavy_tailed
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype
 
-WITH_CODES = [q for q in WRITABLE_QTYPES if has_codes(qtype(q))]
+GRIDS = [q for q in WRITABLE_QTYPES if not has_codes(qtype(q))]
 N_IN = 512
 
 
@@ -34,17 +34,17 @@ def error_on(data, name: str, x: torch.Tensor) -> float:
     return float((x @ difference.T).square().sum(1).mean())
 
 
-@pytest.mark.parametrize("name", WITH_CODES)
+@pytest.mark.parametrize("name", WRITABLE_QTYPES)
 def test_output_is_nearer_also_on_other_inputs(name):
     imatrix = A.diagonal().numpy().copy()
     data, plain_error, error = round_rows(ROWS, qtype(name), imatrix, Moments.of(A), 2)
     plain = quantize(ROWS, qtype(name), imatrix)
     assert data.shape == plain.shape
-    assert error < 0.75 * plain_error
+    assert error < (0.95 if name in GRIDS else 0.75) * plain_error  # a grid's codes are chosen eight or four columns at a time
     assert error == pytest.approx(error_on(data, name, X), rel=1e-3)
     assert plain_error == pytest.approx(error_on(plain, name, X), rel=1e-3)
     other = inputs(seed=1)
-    assert error_on(data, name, other) < 0.8 * error_on(plain, name, other)
+    assert error_on(data, name, other) < (0.97 if name in GRIDS else 0.8) * error_on(plain, name, other)
 
 
 def test_more_rounds_are_never_worse():
