@@ -40,7 +40,11 @@ def _check_powers(powers: Powers, model: Model, name: str, plugin: str) -> None:
         raise ContractError(f"plugin {plugin!r}: in_power of {name} has shape {powers.in_power.shape}, expected ({info.n_in},)")
     if powers.out_power is not None and powers.out_power.shape != (info.n_rows,):
         raise ContractError(f"plugin {plugin!r}: out_power of {name} has shape {powers.out_power.shape}, expected ({info.n_rows},)")
-    for vector in (powers.in_power, powers.out_power):
+    if powers.in_fisher is not None and powers.in_fisher.shape != powers.in_power.shape:
+        raise ContractError(
+            f"plugin {plugin!r}: in_fisher of {name} has shape {powers.in_fisher.shape}, in_power has {powers.in_power.shape}"
+        )
+    for vector in (powers.in_power, powers.out_power, powers.in_fisher):
         if vector is not None and not (np.isfinite(vector).all() and (vector >= 0).all()):
             raise ContractError(f"plugin {plugin!r}: powers of {name} are negative, NaN or Inf")
 

@@ -1,7 +1,7 @@
 """Sensitivity: the two vectors of every tensor, and their file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,21 @@ from bitclass3_core.model import FloatArray, Model
 
 @dataclass(frozen=True, slots=True)
 class Powers:
-    """The diagonal Hessian's two factors: F_ij ~= out_power_i * in_power_j (METHODS: KL Hessian).
+    """The diagonal Hessian's two factors: F_ij ~= out_power_i * in_fisher_j (METHODS: KL Hessian).
 
-    ``in_power`` is [n_in], or [n_expert, n_in] for a stack; ``out_power`` is [n_rows] (all experts'), or None where the
-    estimator cannot know it (then every row counts the same and costs are not in nats).
+    ``in_power`` is E[x^2], the imatrix: [n_in], or [n_expert, n_in] for a stack. ``out_power`` is [n_rows] (all experts'), or None where
+    the estimator cannot know it (then every row counts the same and costs are not in nats). ``in_fisher``, of in_power's shape, is
+    E[x^2] with each token weighed by its gradient; None where it is not known apart from in_power.
     """
 
     in_power: FloatArray
     out_power: FloatArray | None = None
+    in_fisher: FloatArray | None = None
+
+    @property
+    def in_factor(self) -> FloatArray:
+        """The columns' factor of F: in_fisher, or in_power where that is all that is known."""
+        return self.in_power if self.in_fisher is None else self.in_fisher
 
     def score(self) -> float:
         """mean(H_diag) of the layer: the mean of in_power."""
@@ -78,10 +85,11 @@ class Sensitivity:
 
 
 _ROLES = ("linear", "lookup")
+_VECTORS = ("in_power", "out_power", "in_fisher")
 
 
 def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
-    """Write a safetensors file: tensors ``<name>|<role>|in_power`` and ``...|out_power``, metadata as JSON."""
+    """Write a safetensors file: tensors ``<name>|<role>|in_power``, ``...|out_power``, ``...|in_fisher``, metadata as JSON."""
     from safetensors.numpy import save_file
 
     arrays: dict[str, FloatArray] = {}
@@ -90,9 +98,9 @@ def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
             powers: Powers | None = getattr(tensor, role)
             if powers is None:
                 continue
-            arrays[f"{name}|{role}|in_power"] = np.ascontiguousarray(powers.in_power, dtype=np.float32)
-            if powers.out_power is not None:
-                arrays[f"{name}|{role}|out_power"] = np.ascontiguousarray(powers.out_power, dtype=np.float32)
+            for which in _VECTORS:
+                if (vector := getattr(powers, which)) is not None:
+                    arrays[f"{name}|{role}|{which}"] = np.ascontiguousarray(vector, dtype=np.float32)
     about = {
         "estimator": sensitivity.estimator,
         "n_tokens": sensitivity.n_tokens,
@@ -129,7 +137,7 @@ def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) 
     activation = about.get("activation", {})
     tensors = {
         name: TensorSensitivity(
-            **{role: Powers(parts["in_power"], parts.get("out_power")) for role, parts in roles.items()},
+            **{role: Powers(parts["in_power"], parts.get("out_power"), parts.get("in_fisher")) for role, parts in roles.items()},
             activation=activation.get(name, {}),
         )
         for name, roles in found.items()
@@ -156,6 +164,11 @@ def _neighbours(model: Model, name: str, known: Mapping[str, TensorSensitivity])
     return [linear for _, other in sorted(alike)[:2] if (linear := known[other].linear) is not None]
 
 
+def _mean(vectors: Sequence[FloatArray]) -> FloatArray:
+    mean: FloatArray = np.stack(np.broadcast_arrays(*vectors)).mean(axis=0)
+    return mean
+
+
 def fill_missing(
     model: Model, quantizable: frozenset[str], known: Mapping[str, TensorSensitivity]
 ) -> tuple[dict[str, TensorSensitivity], tuple[str, ...]]:
@@ -175,8 +188,8 @@ def fill_missing(
         near = _neighbours(model, name, known)
         if near:
             outs = [powers.out_power for powers in near if powers.out_power is not None]
-            in_power = np.stack(np.broadcast_arrays(*(powers.in_power for powers in near))).mean(axis=0)
-            filled[name] = TensorSensitivity(Powers(in_power, np.stack(outs).mean(axis=0) if outs else None))
+            in_power, in_fisher = (_mean([getattr(powers, which) for powers in near]) for which in ("in_power", "in_factor"))
+            filled[name] = TensorSensitivity(Powers(in_power, _mean(outs) if outs else None, in_fisher))
         elif info.role == "token_embd":
             rows = np.full(info.n_rows, 1 / info.n_rows, np.float32)
             columns = np.full(info.n_in, 1.0 if out_level is None else out_level, np.float32)

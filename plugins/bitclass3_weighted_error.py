@@ -1,6 +1,6 @@
 """The cost of a type for a tensor, from the real kernel's error weighted by the KL Hessian's two vectors.
 
-    cost = 1/2 sum_i out_power_i sum_j in_power_j D_ij^2        D = dequantize(quantize(W, qtype, imatrix)) - W
+    cost = 1/2 sum_i out_power_i sum_j in_fisher_j D_ij^2       D = dequantize(quantize(W, qtype, imatrix)) - W
 
 With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
 is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows (Horvitz-Thompson).
@@ -69,7 +69,7 @@ def _weights(model: Model, name: str, sensitivity: TensorSensitivity) -> _Weight
     roles = tuple(
         (
             np.ones(info.n_rows) if powers.out_power is None else powers.out_power.astype(np.float64),
-            np.atleast_2d(powers.in_power).astype(np.float32),
+            np.atleast_2d(powers.in_factor).astype(np.float32),
         )
         for powers in sensitivity.roles
     )

@@ -64,12 +64,13 @@ def in_gguf_order(powers: Powers | None, name: str, architecture: Architecture) 
     """Powers over HF's columns and rows, in the GGUF's order."""
     if powers is None:
         return None
-    in_power, out_power = powers.in_power, powers.out_power
+    in_power, out_power, in_fisher = powers.in_power, powers.out_power, powers.in_fisher
     if (columns := architecture.column_order.get(name)) is not None:
         in_power = in_power[..., columns]
+        in_fisher = None if in_fisher is None else in_fisher[..., columns]
     if out_power is not None and (rows := architecture.row_order.get(name)) is not None:
         out_power = out_power[rows]
-    return Powers(in_power, out_power)
+    return Powers(in_power, out_power, in_fisher)
 
 
 def pick_device(name: str) -> "torch.device":

@@ -1,4 +1,4 @@
-"""Sums of squares over tokens, and how much each token counts in the mean of squared gradients."""
+"""Sums of squares over tokens, and how much each token of an expert counts in the mean of squared gradients."""
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -35,9 +35,3 @@ def energies(inputs: "torch.Tensor") -> "torch.Tensor":
 def limited(energy: "torch.Tensor", median: "torch.Tensor") -> "torch.Tensor":
     """How much tokens of that energy count: as much as it is of the median, at most 1."""
     return (energy / median).clamp(max=1.0) if median > 0 else (energy > 0).float()
-
-
-def token_weights(inputs: "torch.Tensor") -> "torch.Tensor":
-    """How much each token [...] of ``inputs`` [..., n_in] counts for out_power: |x|^2 over its median, at most 1."""
-    energy = energies(inputs)
-    return limited(energy, energy.median())

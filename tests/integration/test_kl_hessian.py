@@ -11,7 +11,7 @@ from bitclass3_llama import bitclass3_architecture as llama_architecture
 from bitclass3_qwen35 import bitclass3_architecture as qwen35_architecture
 from bitclass3_torch import Options, bitclass3_evaluate
 from bitclass3_torch.loading import TorchModel, load_torch_model
-from bitclass3_torch.statistics import collect, sampled_label_loss, token_weights
+from bitclass3_torch.statistics import collect, sampled_label_loss
 from bitclass3_torch.tokens import token_chunks
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, ROOT
 
@@ -43,7 +43,7 @@ def chunks(example: Any) -> np.ndarray:
 
 
 def predicted_cost(sensitivity: TensorSensitivity, squared: np.ndarray) -> float:
-    return sum(0.5 * float(powers.out_power @ squared @ powers.in_power) for powers in sensitivity.roles)
+    return sum(0.5 * float(powers.out_power @ squared @ powers.in_factor) for powers in sensitivity.roles)
 
 
 @torch.inference_mode()
@@ -167,15 +167,25 @@ def test_evaluation_in_several_groups_gives_the_same_figures(example: Any) -> No
     assert one.domains.keys() == many.domains.keys()
 
 
-def test_token_weights_leave_out_zero_inputs_and_limit_massive_ones() -> None:
-    inputs = torch.ones(1, 6, 4) * torch.tensor([0.0, 0.1, 1.0, 1.0, 1.0, 100.0])[None, :, None]
-    weights = token_weights(inputs)[0]
-    assert weights[0] == 0
-    assert weights[1] == pytest.approx(0.01)
-    assert weights[2:].tolist() == [1, 1, 1, 1]
-    mostly_zero = torch.zeros(1, 5, 4)
-    mostly_zero[0, 0] = 3
-    assert token_weights(mostly_zero)[0].tolist() == [1, 0, 0, 0, 0]
+def test_factors_have_the_row_and_column_sums_of_the_diagonal(example: Any, chunks: np.ndarray) -> None:
+    """E[g_i^2 x_j^2] written out for every weight: sums over rows and over columns are those of the two vectors' product."""
+    model, architecture, loaded = example
+    name = "blk.3.attn_v.weight"
+    seen: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+
+    def watch(_module: Any, inputs: Any, output: torch.Tensor) -> None:
+        gradients: list[torch.Tensor] = []
+        output.register_hook(lambda gradient: gradients.append(gradient[0].double()))
+        seen.append((inputs[0].detach()[0].double(), gradients))
+
+    handle = loaded.modules[name].register_forward_hook(watch)
+    powers = collect(loaded, model, architecture, chunks[:2], True, 0, Silent())[name].linear
+    handle.remove()
+    diagonal = sum(g[0].square().T @ x.square() for x, g in seen) / chunks[:2].size
+    product = np.outer(powers.out_power, powers.in_factor)
+    np.testing.assert_allclose(product.sum(0), diagonal.sum(0).numpy(), rtol=1e-3)
+    np.testing.assert_allclose(product.sum(1), diagonal.sum(1).numpy(), rtol=1e-3)
+    assert powers.in_factor.mean() == pytest.approx(powers.in_power.mean(), rel=1e-4)
 
 
 def test_zero_embedding_row_does_not_blow_up_the_costs(example: Any, chunks: np.ndarray) -> None:

@@ -182,7 +182,7 @@ def log_probabilities(loaded: TorchModel, chunks: np.ndarray) -> torch.Tensor:
 def predicted_cost(tensor: TensorSensitivity, squared: np.ndarray) -> float:
     total = 0.0
     for powers in tensor.roles:
-        columns = np.atleast_2d(powers.in_power)
+        columns = np.atleast_2d(powers.in_factor)
         per_row = (squared * np.repeat(columns, len(squared) // len(columns), axis=0)).sum(1)
         total += 0.5 * float((powers.out_power * per_row).sum())
     return total

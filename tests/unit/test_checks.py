@@ -79,6 +79,8 @@ def bad(size, value):
         ({EXPERTS: TensorSensitivity(Powers(ones(2, 32)))}, rf"in_power of {EXPERTS} has shape \(2, 32\), expected \(32,\)"),
         ({EXPERTS: TensorSensitivity(Powers(ones(32), ones(4)))}, rf"out_power of {EXPERTS} has shape \(4,\), expected \(12,\)"),
         ({NARROW: TensorSensitivity(lookup=Powers(ones(32), ones(5)))}, rf"out_power of {NARROW} has shape \(5,\)"),
+        ({Q: TensorSensitivity(Powers(ones(256), None, ones(4)))}, rf"in_fisher of {Q} has shape \(4,\), in_power has \(256,\)"),
+        ({Q: TensorSensitivity(Powers(ones(256), None, bad(256, np.nan)))}, f"powers of {Q} are negative, NaN or Inf"),
         ({Q: TensorSensitivity(Powers(bad(256, -1)))}, f"powers of {Q} are negative, NaN or Inf"),
         ({Q: TensorSensitivity(Powers(bad(256, np.nan)))}, f"powers of {Q} are negative, NaN or Inf"),
         ({Q: TensorSensitivity(Powers(ones(256), bad(4, np.inf)))}, f"powers of {Q} are negative, NaN or Inf"),
