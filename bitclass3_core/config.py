@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.hub import is_hub_name
@@ -49,10 +49,27 @@ class StageSection(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+_TARGETS = ("target_bpw", "target_size", "match_stock", "fit_vram")  # options of the plugin fixed, of which one is given
+_OF_VRAM = ("ctx", "kv_type", "vram_reserve")
+
+
 class BudgetSection(StageSection):
-    """The budget plugin; every key besides ``plugin`` and ``options`` is one of its options (``target_bpw = 4.8``)."""
+    """The budget plugin, and what is asked of it; every other key is one of its options (``target_bpw = 4.8``).
+
+    ``level`` is a name such as ``Q4_K_M`` (the plugin is then ``bit-classes``, unless another is named). ``target_kld`` asks for the
+    smallest file whose measured mean KLD is at most that.
+    """
 
     plugin: str = "fixed"
+    level: str | None = None
+    target_kld: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "BudgetSection":
+        given = [key for key in ("level", "target_kld") if getattr(self, key) is not None]
+        if given and len(given := [*given, *(key for key in _TARGETS if self.options.get(key) is not None)]) > 1:
+            raise ValueError(f"give one target, not {len(given)} ({', '.join(given)})")
+        return self
 
 
 class StageListSection(_Section):
@@ -192,9 +209,17 @@ def _move_budget_keys(values: dict[str, Any]) -> None:
     """``[budget] target_bpw = 4.8`` is short for ``options.target_bpw``."""
     section = values.get("budget")
     if isinstance(section, dict):
-        short = {key: section.pop(key) for key in list(section) if key not in {"plugin", "options"}}
+        short = {key: section.pop(key) for key in list(section) if key not in BudgetSection.model_fields}
         if short and isinstance(section.get("options", {}), dict):
             section["options"] = {**section.get("options", {}), **short}
+
+
+def _drop_target(values: dict[str, Any]) -> None:
+    """A target on the command line replaces the file's."""
+    section = values.get("budget", {})
+    for table, keys in ((section, ("level", "target_kld")), (section.get("options"), (*_TARGETS, *_OF_VRAM))):
+        for key in keys if isinstance(table, dict) else ():
+            table.pop(key, None)
 
 
 def _default_plugins(values: dict[str, Any]) -> None:
@@ -202,7 +227,8 @@ def _default_plugins(values: dict[str, Any]) -> None:
     for name, field in RunConfig.model_fields.items():
         default = getattr(field.default, "plugin", None)
         if default is not None and isinstance(values.get(name), dict):
-            values[name].setdefault("plugin", default)
+            by_level = name == "budget" and values[name].get("level") is not None
+            values[name].setdefault("plugin", "bit-classes" if by_level else default)
 
 
 def _as_config_error(error: ValidationError) -> ConfigError:
@@ -214,8 +240,10 @@ def _as_config_error(error: ValidationError) -> ConfigError:
         for part in path[:-1]:
             section = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else section
         return ConfigError(f"unknown key {key!r}{did_you_mean(path[-1], section.model_fields)}")
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return ConfigError(f"key {key!r}: {message}, got {first.get('input')!r}")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = first.get("input")
+    return ConfigError(f"key {key!r}: {message}" + ("" if isinstance(given, dict) else f", got {given!r}"))
 
 
 def load_config(
@@ -232,9 +260,8 @@ def load_config(
     if isinstance(values.get("budget"), dict):
         _move_budget_keys(values)
     _put_plugins(values, plugins)
-    targets = {path: value for path, value in (flags or {}).items() if path[:2] == ("budget", "options")}
-    if targets and isinstance(values.get("budget"), dict):
-        values["budget"].pop("options", None)  # a target on the command line replaces the file's target
+    if any(path[0] == "budget" for path in flags or {}):
+        _drop_target(values)
     for path, value in (flags or {}).items():
         put(values, path, value)
     for text in settings:

@@ -53,8 +53,14 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
 
 
 @hookspec(firstresult=True)
-def bitclass3_budget(model: Model, architecture: Architecture, sensitivity: Sensitivity, options: Options) -> Budget:
-    """How many bytes the file's tensors may take."""
+def bitclass3_budget(
+    model: Model, architecture: Architecture, sensitivity: Sensitivity, level: str | None, options: Options
+) -> Budget:
+    """How many bytes the file's tensors may take.
+
+    ``level`` is the name that was asked for (``Q4_K_M``), if one was. A plugin that does not take the sensitivity is asked before
+    anything is computed.
+    """
     raise NotImplementedError
 
 

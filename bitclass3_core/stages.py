@@ -12,7 +12,7 @@ from bitclass3_core import checks
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
-from bitclass3_core.errors import ContractError, PluginError
+from bitclass3_core.errors import ConfigError, ContractError, PluginError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
@@ -144,9 +144,12 @@ class StageRunner:
         return "sensitivity" in inspect.signature(plugin.module.bitclass3_budget).parameters
 
     def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity | None) -> Budget:
-        """The budget."""
-        name = self._config.budget.plugin
-        answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity)
+        """The budget. Raises ConfigError if a level was asked of a plugin that knows none."""
+        name, level = self._config.budget.plugin, self._config.budget.level
+        plugin, _ = self._get("budget", name)
+        if level is not None and "level" not in inspect.signature(plugin.module.bitclass3_budget).parameters:
+            raise ConfigError(f"budget plugin {plugin.name!r} knows no levels, got {level}; leave [budget] plugin out, or name bit-classes")
+        answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity, level=level)
         budget: Budget = _expect(answer, Budget, name, "budget")
         return budget
 
