@@ -1,8 +1,8 @@
 """The files that a run makes and compares: written once, evaluated once, remembered with what they were made from."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,22 @@ from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.stages import StageRunner
 
+TEST, SELECTION = "evaluation", "selection"  # the text on which a candidate is measured, and the folder of what came out
+
 
 @dataclass(frozen=True, slots=True)
 class MadeFile:
-    """A file of this folder, planned or written: its name, kind (``ours``, ``stock``), allocation and path."""
+    """A file of this folder, planned or written: its name, kind (``ours``, ``stock``, ``variation``), allocation and path.
+
+    ``path`` is None before it is written, and after it was deleted with its figures kept; ``n_file_bytes`` is then its size.
+    """
 
     name: str
     kind: str
     allocation: Allocation
     path: Path | None
     n_data_bytes: int
+    n_file_bytes: int = 0
 
     @classmethod
     def planned(cls, name: str, kind: str, allocation: Allocation, model: Model) -> "MadeFile":
@@ -42,7 +48,7 @@ class MadeFile:
 
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
-        size = total_file_bytes(self.path) if self.path else 0
+        size = total_file_bytes(self.path) if self.path else self.n_file_bytes
         return Candidate(
             self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation
         )
@@ -65,43 +71,65 @@ class CandidateStore:
     """Writes candidates, evaluates them, and keeps both in the run's folder."""
 
     def __init__(
-        self, folder: RunFolder, model: GgufModel, architecture: Architecture, corpus: Corpus, stages: StageRunner
+        self, folder: RunFolder, model: GgufModel, source: str, architecture: Architecture, corpus: Corpus, stages: StageRunner
     ) -> None:
-        self._folder, self._model, self._stages = folder, model, stages
+        self._folder, self._model, self._source, self._stages = folder, model, source, stages
         self._architecture, self._corpus = architecture, corpus
 
-    def make(self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress) -> MadeFile:
-        """Write the candidate's files unless they are still good."""
-        exporters = {**self._stages_of_export(), "calibration": Corpus.fingerprint(self._corpus.calibration)}
-        parts = {
-            "source": self._model.fingerprint,
-            "sensitivity": sensitivity_sha,
-            "types": digest_of(dict(planned.allocation.qtypes)),
-            "kernels": library().fingerprint,
-            **exporters,
-        }
+    def make(
+        self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress, part: str = TEST
+    ) -> MadeFile:
+        """Write the candidate's files unless they are still good, or were deleted and what was measured on that part is still good."""
+        parts = self.parts_of(planned, sensitivity_sha)
         artefact = f"file {planned.name}"
         path = self._gguf_of(planned.name, self._folder.files_of(artefact))
         reason = self._folder.reason(artefact, path, parts)
+        if self._folder.is_dropped(artefact, parts) and not path.is_file() and self._is_evaluated(planned, part):
+            return replace(planned, n_file_bytes=int(self._folder.candidates.get(planned.name, {}).get("n_file_bytes", 0)))
         if reason is None and all(file.is_file() for file in self._folder.files_of(artefact)):
             progress.say(f"export: {path.name} is up to date")
         else:
             progress.say(f"export: {path.name} ({reason or 'files are missing'})")
-            files = self._stages.export(
-                self._model,
-                self._architecture,
-                planned.allocation,
-                sensitivity,
-                self._corpus,
-                self._folder.path,
-                planned.name,
-                progress,
-            )
-            path = self._gguf_of(planned.name, files)
-            self._check_file(path, files, planned)
-            self._folder.record(artefact, path, parts, files)
-        self._remember(planned, path)
-        return MadeFile(planned.name, planned.kind, planned.allocation, path, planned.n_data_bytes)
+            path = self._export(planned, sensitivity, parts, progress)
+        made = replace(planned, path=path, n_file_bytes=total_file_bytes(path))
+        self._remember(made, path)
+        return made
+
+    def parts_of(self, planned: MadeFile, sensitivity_sha: str) -> dict[str, Any]:
+        """All that a candidate's file is made from."""
+        return {
+            "source": self._model.fingerprint,
+            "sensitivity": sensitivity_sha,
+            "types": digest_of(dict(planned.allocation.qtypes)),
+            "kernels": library().fingerprint,
+            **self._stages_of_export(),
+            "calibration": Corpus.fingerprint(self._corpus.calibration),
+        }
+
+    def _export(self, planned: MadeFile, sensitivity: Sensitivity, parts: dict[str, Any], progress: Progress) -> Path:
+        files = self._stages.export(
+            self._model,
+            self._architecture,
+            planned.allocation,
+            sensitivity,
+            self._corpus,
+            self._folder.path,
+            planned.name,
+            progress,
+        )
+        path = self._gguf_of(planned.name, files)
+        self._check_file(path, files, planned)
+        self._folder.record(f"file {planned.name}", path, parts, files)
+        return path
+
+    def size_of(self, made: MadeFile) -> int:
+        """Bytes of its GGUF, all files of a split together."""
+        return total_file_bytes(made.path) if made.path else made.n_file_bytes
+
+    def drop(self, made: MadeFile) -> MadeFile:
+        """Delete the candidate's GGUF; its recipe and what was measured of it stay."""
+        self._folder.drop(f"file {made.name}")
+        return replace(made, path=None)
 
     def _gguf_of(self, name: str, files: list[Path]) -> Path:
         """The candidate's GGUF among an exporter's files (the first of a split), or where a whole one would be."""
@@ -134,6 +162,7 @@ class CandidateStore:
             "note": allocation.note,
             "qtypes": dict(allocation.qtypes),
             "n_data_bytes": made.n_data_bytes,
+            "n_file_bytes": made.n_file_bytes,
         }
         self._folder.put_candidate(made.name, entry)
 
@@ -142,46 +171,55 @@ class CandidateStore:
         found = []
         for name, entry in sorted(self._folder.candidates.items()):
             path = self._folder.path / entry["file"]
-            if path.is_file() and set(entry["qtypes"]) <= set(self._model.tensors):
+            if path.is_file() and entry["kind"] in ("ours", "stock") and set(entry["qtypes"]) <= set(self._model.tensors):
                 allocation = Allocation(entry["qtypes"], entry["solver"], note=entry["note"])
                 found.append(MadeFile(name, entry["kind"], allocation, path, entry["n_data_bytes"]))
         return found
 
-    def _evaluation_parts(self, made: MadeFile, source: str, corpus: Corpus) -> dict[str, Any]:
+    def _evaluation_parts(self, made: MadeFile, part: str) -> dict[str, Any]:
+        documents = self._corpus.evaluation if part == TEST else self._corpus.selection
         return {
-            "source": source,
+            "source": self._source,
             "file": self._folder.fingerprint(f"file {made.name}"),
-            "evaluation": Corpus.fingerprint(corpus.evaluation),
+            "evaluation": Corpus.fingerprint(documents),
             **self._stages.identity("evaluate"),
         }
 
-    def _evaluation_path(self, name: str) -> Path:
-        return self._folder.path / "evaluation" / f"{name}.npz"
+    def _evaluation_path(self, name: str, part: str) -> Path:
+        return self._folder.path / part / f"{name}.npz"
 
-    def evaluate(
-        self, files: list[MadeFile], source: str, architecture: Architecture, corpus: Corpus, progress: Progress
-    ) -> dict[str, Evaluation]:
+    def _is_evaluated(self, made: MadeFile, part: str) -> bool:
+        path = self._evaluation_path(made.name, part)
+        return self._folder.reason(f"{part} {made.name}", path, self._evaluation_parts(made, part)) is None
+
+    def evaluate(self, files: Sequence[MadeFile], progress: Progress, part: str = TEST) -> dict[str, Evaluation]:
         """Evaluations by candidate name: of ``files``, measured where needed, and of earlier files that can still be compared."""
         found: dict[str, Evaluation] = {}
         missing: list[MadeFile] = []
-        for made in {made.name: made for made in (*self.earlier(), *files)}.values():
-            path, artefact = self._evaluation_path(made.name), f"evaluation {made.name}"
-            if self._folder.reason(artefact, path, self._evaluation_parts(made, source, corpus)) is None:
-                found[made.name] = load_evaluation(path)
+        earlier = self.earlier() if part == TEST else []
+        for made in {made.name: made for made in (*earlier, *files)}.values():
+            if self._is_evaluated(made, part):
+                found[made.name] = load_evaluation(self._evaluation_path(made.name, part))
             elif made in files:
                 missing.append(made)
         if missing:
-            progress.say(f"evaluate: {self._stages.name('evaluate')} on {', '.join(made.name for made in missing)}")
-            candidates: list[Model] = [GgufModel(made.path) for made in missing if made.path]
-            for made, evaluation in zip(
-                missing, self._stages.evaluate(self._model, candidates, architecture, corpus, progress), strict=True
-            ):
-                path = self._evaluation_path(made.name)
-                save_evaluation(evaluation, path)
-                self._folder.record(f"evaluation {made.name}", path, self._evaluation_parts(made, source, corpus))
-                found[made.name] = evaluation
+            text = "" if part == TEST else ", selection text"
+            progress.say(f"evaluate: {self._stages.name('evaluate')} on {', '.join(made.name for made in missing)}{text}")
+            found.update(self._measure(missing, progress, part))
         else:
             progress.say("evaluate: everything is up to date")
+        return found
+
+    def _measure(self, files: Sequence[MadeFile], progress: Progress, part: str) -> dict[str, Evaluation]:
+        corpus = self._corpus if part == TEST else self._corpus.for_selection()
+        candidates: list[Model] = [GgufModel(made.path) for made in files if made.path]
+        answers = self._stages.evaluate(self._model, candidates, self._architecture, corpus, progress)
+        found = {}
+        for made, evaluation in zip(files, answers, strict=True):
+            path = self._evaluation_path(made.name, part)
+            save_evaluation(evaluation, path)
+            self._folder.record(f"{part} {made.name}", path, self._evaluation_parts(made, part))
+            found[made.name] = evaluation
         return found
 
     def differences(self, ours: str, evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[float, float]]:

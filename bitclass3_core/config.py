@@ -29,10 +29,16 @@ class ModelSection(_Section):
 
 
 class CorpusSection(_Section):
-    """Text files: ``.jsonl`` with one document a line, or plain text. Without ``evaluation`` the documents are split in two."""
+    """Text files: ``.jsonl`` with one document a line, or plain text. Without ``evaluation`` the documents are split in two.
+
+    ``selection`` is held-out text to choose among candidates, ``imatrix`` text for the weights of columns. Where candidates are
+    compared and these are not given, they get halves of the evaluation's and of the calibration's documents.
+    """
 
     calibration: list[Path] = Field(default_factory=list)
     evaluation: list[Path] = Field(default_factory=list)
+    selection: list[Path] = Field(default_factory=list)
+    imatrix: list[Path] = Field(default_factory=list)
 
 
 class QtypesSection(_Section):
@@ -98,6 +104,18 @@ class BaselineSection(_Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class SelectSection(_Section):
+    """Candidates at the size that was asked for, measured on the selection text; the best ships.
+
+    ``variations`` are other ways to make our file: a name, and the keys that it sets, as ``--set`` takes them. ``stock`` adds the
+    largest stock mix that fits.
+    """
+
+    enabled: bool = False
+    stock: bool = True
+    variations: dict[str, list[str]] = Field(default_factory=lambda: {"k-types": ["qtypes.menu=k"]})
+
+
 class RunConfig(_Section):
     """A whole pipeline."""
 
@@ -113,14 +131,17 @@ class RunConfig(_Section):
     evaluate: StageSection = StageSection(plugin="torch")
     report: StageListSection = StageListSection(plugin=["plots", "model-card"])
     baseline: BaselineSection = BaselineSection()
+    select: SelectSection = SelectSection()
+    imatrix: StageSection = StageSection(plugin="hessian-diag")
     wrappers: list[str] = Field(default_factory=list)
     out: Path | None = None
+    keep_candidates: bool = False  # the GGUFs of candidates that only stood for selection
     threads: int = Field(default=0, ge=0)
     llama_cpp: Path | None = None
 
 
 _LIST_STAGES = ("export", "report")
-_PATH_KEYS = (("model", "hf"), ("model", "gguf"), ("corpus", "calibration"), ("corpus", "evaluation"))
+_PATH_KEYS = (("model", "hf"), ("model", "gguf"), *(("corpus", part) for part in CorpusSection.model_fields))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -269,6 +290,17 @@ def load_config(
         put(values, path_, value)
     _move_budget_keys(values)
     _default_plugins(values)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(error) from None
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """The configuration with some keys set, as ``--set`` does. Raises ConfigError for unknown keys and bad values."""
+    values = config.model_dump()
+    for text in settings:
+        put(values, *parse_setting(text))
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from bitclass3_core.errors import ModelFileError
@@ -23,11 +24,25 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents for calibration and for evaluation, no document in both, each part in an order that mixes the domains."""
+    """Documents in parts that share none, each part in an order that mixes the domains.
+
+    ``calibration`` is for the sensitivity, ``evaluation`` for the figures of the card. ``imatrix`` is for the weights of columns that
+    guide the rounding (those of ``calibration`` where it is empty), ``selection`` for choosing among candidates.
+    """
 
     calibration: tuple[Document, ...]
     evaluation: tuple[Document, ...]
     files: tuple[str, ...] = ()
+    imatrix: tuple[Document, ...] = ()
+    selection: tuple[Document, ...] = ()
+
+    def for_imatrix(self) -> "Corpus":
+        """The corpus whose calibration text is the imatrix's."""
+        return replace(self, calibration=self.imatrix, imatrix=())
+
+    def for_selection(self) -> "Corpus":
+        """The corpus whose evaluation text is the one to choose candidates by."""
+        return replace(self, evaluation=self.selection, selection=())
 
     @staticmethod
     def fingerprint(documents: Iterable[Document]) -> str:
@@ -91,27 +106,59 @@ def _mixed(documents: Iterable[Document]) -> tuple[Document, ...]:
     return tuple(unique[key] for key in sorted(unique))
 
 
-def load_corpus(calibration: Sequence[Path], evaluation: Sequence[Path] = ()) -> Corpus:
+def _halves(documents: tuple[Document, ...], what: str, flag: str) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """Two parts by document. Raises ModelFileError if there are too few documents."""
+    if len(documents) < 2:
+        raise ModelFileError(f"{what} has only {len(documents)} document: too few to split; give {flag}")
+    limit = max(1, min(len(documents) - 1, round(len(documents) * (1 - EVALUATION_SHARE))))
+    return documents[:limit], documents[limit:]
+
+
+_MEANS = {
+    ("calibration", "evaluation"): "a model must not be tested on the text it was calibrated on",
+    ("selection", "evaluation"): "the test would be one that the file was chosen for",
+}
+
+
+def _check_disjoint(parts: dict[str, tuple[Document, ...]]) -> None:
+    hashes = {name: {doc.sha256 for doc in documents} for name, documents in parts.items()}
+    for a, b in combinations(hashes, 2):
+        if shared := hashes[a] & hashes[b]:
+            why = _MEANS.get((a, b), "every part needs text of its own")
+            raise ModelFileError(f"{len(shared)} documents are in the {a} and in the {b} text; {why}")
+
+
+def load_corpus(
+    calibration: Sequence[Path],
+    evaluation: Sequence[Path] = (),
+    selection: Sequence[Path] = (),
+    imatrix: Sequence[Path] = (),
+    split_selection: bool = False,
+    split_imatrix: bool = False,
+) -> Corpus:
     """The corpus of these files; without ``evaluation`` the calibration files' documents are split in two by their hashes.
 
-    Without ``calibration`` there is none: an imatrix file may take its place.
+    Without ``calibration`` there is none: an imatrix file may take its place. ``split_selection`` takes half of the evaluation
+    documents for the selection where no file is named for it, ``split_imatrix`` half of the calibration's for the imatrix.
 
-    Raises ModelFileError for unusable files and for a document that stands in both parts.
+    Raises ModelFileError for unusable files, for a document that stands in two parts, and for too few documents to split.
     """
     if not calibration and not evaluation:
         raise ModelFileError("no calibration text; name one with [corpus] calibration or --corpus FILE")
-    documents = _mixed(doc for path in calibration for doc in read_documents(path))
-    files = tuple(str(path) for path in (*calibration, *evaluation))
-    if evaluation:
-        held_out = _mixed(doc for path in evaluation for doc in read_documents(path))
-        shared = {doc.sha256 for doc in documents} & {doc.sha256 for doc in held_out}
-        if shared:
-            message = f"{len(shared)} documents are in the calibration and in the evaluation text; a model must not be tested on the text it was calibrated on"
-            raise ModelFileError(message)
-        return Corpus(documents, held_out, files)
-    if len(documents) < 2:
-        raise ModelFileError(
-            f"the corpus has only {len(documents)} document: too few to split; give evaluation text too (--eval-corpus FILE)"
+    named = {"imatrix": imatrix, "calibration": calibration, "selection": selection, "evaluation": evaluation}
+    parts = {part: _mixed(doc for path in paths for doc in read_documents(path)) for part, paths in named.items()}
+    _check_disjoint(parts)
+    if not evaluation:
+        parts["calibration"], parts["evaluation"] = _halves(
+            parts["calibration"], "the corpus", "evaluation text too (--eval-corpus FILE)"
         )
-    limit = max(1, min(len(documents) - 1, round(len(documents) * (1 - EVALUATION_SHARE))))
-    return Corpus(documents[:limit], documents[limit:], files)
+    if split_selection and not selection:
+        parts["selection"], parts["evaluation"] = _halves(
+            parts["evaluation"], "the evaluation text", "text to choose by (--select-corpus FILE), or --no-select"
+        )
+    if split_imatrix and not imatrix and calibration:
+        parts["imatrix"], parts["calibration"] = _halves(
+            parts["calibration"], "the calibration text", "text for the imatrix (--imatrix-corpus FILE), or --no-select"
+        )
+    files = tuple(str(path) for path in (*calibration, *evaluation, *selection, *imatrix))
+    return Corpus(files=files, **parts)

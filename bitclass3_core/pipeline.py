@@ -4,22 +4,20 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bitclass3_core import checks
-from bitclass3_core.building import build_problem, check_budget, larger_type, possible_bytes, resolve_pins
-from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
+from bitclass3_core.building import build_problem, check_budget, possible_bytes, resolve_pins
+from bitclass3_core.candidates import CandidateStore, MadeFile
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
-from bitclass3_core.errors import ConfigError, ContractError, UnusableTypeError
+from bitclass3_core.errors import ConfigError, UnusableTypeError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
-from bitclass3_core.gguf_model import GgufModel, total_file_bytes
-from bitclass3_core.imatrix_file import write_imatrix
+from bitclass3_core.files import digest_of, human_bytes, sha256_file
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
 from bitclass3_core.measuring import Cells, CostJob, default_threads, wanted_cells
@@ -29,7 +27,9 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import menu
 from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
-from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
+from bitclass3_core.selection import Choice
+from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity, with_columns
+from bitclass3_core.shipping import ship, write_allocation
 from bitclass3_core.source import open_source, source_fingerprint
 from bitclass3_core.stages import StageRunner
 from bitclass3_core.versions import versions
@@ -37,10 +37,25 @@ from bitclass3_core.versions import versions
 STAGES = ("estimate", "measure", "solve", "export", "evaluate", "report")
 
 
+# Results that siblings share, and the sections of the configuration that each depends on
+_MODEL = {"model"}
+_ESTIMATE = {*_MODEL, "architecture", "corpus", "select", "estimate", "imatrix"}
+_SHARED = {
+    "model": _MODEL,
+    "source": _MODEL,
+    "architecture": {*_MODEL, "architecture"},
+    "corpus": _ESTIMATE,
+    "sensitivity": _ESTIMATE,
+    "costs": {*_ESTIMATE, "measure", "qtypes"},
+}
+
+
 class Pipeline:
     """One run in one folder. ``run`` goes through all stages; each stage's result is a property, computed once."""
 
-    def __init__(self, config: RunConfig, progress: Progress, command: str, may_convert: bool = True) -> None:
+    def __init__(
+        self, config: RunConfig, progress: Progress, command: str, may_convert: bool = True, folder: RunFolder | None = None
+    ) -> None:
         if config.out is None:
             raise ConfigError("no folder for the run; give --out DIR")
         self.config = config
@@ -48,10 +63,22 @@ class Pipeline:
         self.command = command
         self.may_convert = may_convert
         self.stages = StageRunner(config)
-        self.folder = RunFolder(config.out)
+        self.folder = folder or RunFolder(config.out)
         self.threads = default_threads(config.threads)
         self.timings: dict[str, float] = dict(self.folder.timings)
         self.warnings: list[str] = []
+
+    def sibling(self, config: RunConfig) -> "Pipeline":
+        """A run of another configuration in the same folder, sharing what depends on nothing that differs."""
+        other = Pipeline(config, self.progress, self.command, self.may_convert, self.folder)
+        other.warnings, other.timings = self.warnings, self.timings
+        same = {name for name in RunConfig.model_fields if getattr(config, name) == getattr(self.config, name)}
+        for result, sections in _SHARED.items():
+            if result in self.__dict__ and sections <= same:
+                other.__dict__[result] = self.__dict__[result]
+        if "architecture" in other.__dict__:
+            other.stages.use_architecture(self.stages.name("architecture"))
+        return other
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -88,7 +115,8 @@ class Pipeline:
         section = self.config.corpus
         if not section.calibration and not section.evaluation:
             return Corpus((), ())
-        return load_corpus(section.calibration, section.evaluation)
+        split = {"split_selection": self.config.select.enabled, "split_imatrix": self.stages.wants_imatrix}
+        return load_corpus(section.calibration, section.evaluation, section.selection, section.imatrix, **split)
 
     @cached_property
     def pins(self) -> dict[str, str]:
@@ -106,7 +134,14 @@ class Pipeline:
             "calibration": Corpus.fingerprint(self.corpus.calibration),
             "architecture": self.stages.identity("architecture"),
             **self.stages.identity("estimate"),
+            **self._imatrix_parts(),
         }
+
+    def _imatrix_parts(self) -> dict[str, Any]:
+        if not self.corpus.imatrix:
+            return {}
+        by = self.stages.identity("estimate", self.config.imatrix.plugin)
+        return {"imatrix": {"text": Corpus.fingerprint(self.corpus.imatrix), **by}}
 
     def _why_estimate(self) -> str | None:
         """Why the sensitivity must be estimated (again); None if the one in the folder is good."""
@@ -122,12 +157,21 @@ class Pipeline:
         else:
             self.progress.say(f"estimate: {self.stages.name('estimate')} ({reason})")
             with self._timed("estimate"):
-                answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
+                answer = self._estimate()
             save_sensitivity(answer, path)
             self.folder.record(path.stem, path, self._sensitivity_parts())
         for note in answer.notes:
             self.warn(note)
         return answer
+
+    def _estimate(self) -> Sensitivity:
+        """The estimator's answer, with the imatrix of a text of its own if there is one."""
+        answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
+        if not self.corpus.imatrix:
+            return answer
+        self.progress.say(f"estimate: imatrix by {self.config.imatrix.plugin} on {len(self.corpus.imatrix)} documents of its own")
+        by = self.stages.estimate(self.model, self.architecture, self.corpus.for_imatrix(), self.progress, imatrix=True)
+        return with_columns(answer, by)
 
     @property
     def costs_path(self) -> Path:
@@ -197,7 +241,7 @@ class Pipeline:
         problem = self.problem
         with self._timed("solve"):
             answer = self.stages.solve(problem, self.model, self.architecture)
-        n_bytes = self._quantizable_bytes(answer)
+        n_bytes = self.quantizable_bytes(answer)
         quantizable, name = self.architecture.quantizable, self.stages.name("solve")
         checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.pins, name)
         proof = answer.proof
@@ -207,70 +251,38 @@ class Pipeline:
         self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}")
         return answer
 
-    def _quantizable_bytes(self, allocation: Allocation) -> int:
+    def quantizable_bytes(self, allocation: Allocation) -> int:
+        """Bytes that an allocation gives to the tensors that have a choice."""
         return data_bytes(self.model, allocation.qtypes) - fixed_bytes(self.model, self.architecture.quantizable)
 
     @cached_property
     def store(self) -> CandidateStore:
         """Files made in this folder."""
-        return CandidateStore(self.folder, self.model, self.architecture, self.corpus, self.stages)
+        return CandidateStore(self.folder, self.model, self.source, self.architecture, self.corpus, self.stages)
 
     @cached_property
-    def files(self) -> list[MadeFile]:
-        """Our file and the stock mix to compare with, written or still good.
-
-        Where a tensor cannot have its type, that is noted, the problem is solved again without it, and the files are made anew.
-        """
+    def _shipped(self) -> tuple[list[MadeFile], Choice]:
         with self._timed("export"):
-            write_imatrix(self.folder.path / "imatrix.gguf", self.sensitivity, "bitclass3")
-            while True:
-                try:
-                    made = self._make_files()
-                    break
-                except UnusableTypeError as error:
-                    self._do_without(error)
-        self._check_size(made[0])
-        return made
+            made, choice = ship(self)
+        if choice.winner.allocation is not self.allocation:
+            write_allocation(self, choice.winner.allocation)
+        return made, choice
 
-    def _make_files(self) -> list[MadeFile]:
-        planned = [MadeFile.planned(f"{self.model.name}-{self.budget.label}", "ours", self.allocation, self.model)]
-        problem = replace(self.problem, budget_bytes=self._quantizable_bytes(self.allocation))
-        baseline = self.stages.baseline(problem, self.model, self.architecture)
-        if baseline is not None:
-            name = f"{self.model.name}-{(baseline.note or baseline.solver).replace(' ', '-')}"
-            planned.append(MadeFile.planned(name, "stock", self._usable(baseline), self.model))
-        sha = sha256_file(self.sensitivity_path)
-        return [self.store.make(file, self.sensitivity, sha, self.progress) for file in planned]
+    @property
+    def files(self) -> list[MadeFile]:
+        """Our file and the stock mix to compare with, written or still good."""
+        return self._shipped[0]
 
-    def _usable(self, baseline: Allocation) -> Allocation:
-        """A mix as it is, but the next larger type where a tensor cannot have its own."""
-        qtypes = dict(baseline.qtypes)
-        failed = self.folder.unusable(self.source)
-        for name, q in baseline.qtypes.items():
-            while (name, qtypes[name]) in failed:
-                qtypes[name] = larger_type(self.model.tensors[name], qtypes[name])
-            if qtypes[name] != q:
-                self.warn(f"{baseline.note or baseline.solver}: {name} is {qtypes[name]} instead of {q}, which it cannot be")
-        return replace(baseline, qtypes=qtypes)
+    @property
+    def choice(self) -> Choice:
+        """What ships, and what was measured to choose it."""
+        return self._shipped[1]
 
-    def _do_without(self, error: UnusableTypeError) -> None:
-        """Note that a tensor cannot have a type, and forget the solution that gave it. Raises the error if that was known already."""
-        if (error.tensor, error.qtype) in self.folder.unusable(self.source):
-            raise error
-        self.folder.put_unusable(self.source, error.tensor, error.qtype, error.reason)
-        self.warn(f"{error}; it gets the next larger type that works, and the rest is solved again")
+    def solve_again(self) -> None:
+        """Forget the solution, and find another one with what is now known."""
         for solved in ("problem", "allocation"):
             self.__dict__.pop(solved, None)
-        _ = self.allocation
-        write_json(self.folder.path / "allocation.json", allocation_record(self.allocation, self.costs, self.budget))
-
-    def _check_size(self, ours: MadeFile) -> None:
-        """The promise: never larger than asked, whatever the exporter added to the metadata."""
-        size, asked = total_file_bytes(ours.path) if ours.path else 0, self.budget.file_bytes
-        if asked is not None and size > asked:
-            raise ContractError(
-                f"{ours.name}.gguf is {size:,} bytes, asked were {asked:,}; lower the target by {size - asked:,} bytes"
-            )
+        write_allocation(self, self.allocation)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -279,7 +291,11 @@ class Pipeline:
             self.warn("no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL")
             return {}
         with self._timed("evaluate"):
-            return self.store.evaluate(self.files, self.source, self.architecture, self.corpus, self.progress)
+            found = self.store.evaluate(self.files, self.progress)
+        for loser in self.choice.losers:  # they only stood for selection
+            if not self.config.keep_candidates and loser.name not in {made.name for made in self.files}:
+                self.store.drop(loser)
+        return found
 
     def _candidate(self, made: MadeFile) -> Candidate:
         predicted = self.costs.total(made.allocation.qtypes) if self.costs.in_nats else None
@@ -306,6 +322,7 @@ class Pipeline:
             warnings=tuple(self.warnings),
             differences=self.store.differences(now[0].name, evaluations),
             unusable=self.folder.unusable(self.source),
+            selections={now[0].name: self.choice.selection} if self.choice.selection else {},
         )
 
     def report(self) -> list[Path]:
@@ -337,7 +354,7 @@ class Pipeline:
         elif stage == "measure":
             _ = self.costs
         elif stage == "solve":
-            write_json(self.folder.path / "allocation.json", allocation_record(self.allocation, self.costs, self.budget))
+            write_allocation(self, self.allocation)
         elif stage == "export":
             _ = self.files
         elif stage == "evaluate":

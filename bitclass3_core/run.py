@@ -18,13 +18,62 @@ class Candidate:
     """One file that a run made or compares: its allocation, sizes, predicted cost, and what was measured of it."""
 
     name: str
-    kind: str  # "ours" or "stock"
+    kind: str  # "ours", "stock", or "variation": what only stood for selection
     allocation: Allocation
     path: Path | None
     file_bytes: int
     bpw: float
     predicted_cost: float | None
     evaluation: Evaluation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A candidate for shipping as the selection text saw it; ``difference`` is its mean KLD minus the winner's, paired, with its SE."""
+
+    name: str
+    how: str  # "ours", the name of a variation, "stock Q4_K_S"
+    file_bytes: int
+    mean_kld: float
+    se_kld: float
+    difference: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was measured to choose the file that ships: all candidates, the winner first."""
+
+    contenders: tuple[Contender, ...]
+    n_tokens: int
+
+    @property
+    def winner(self) -> Contender:
+        """The one that ships."""
+        return self.contenders[0]
+
+    @property
+    def stock_won(self) -> bool:
+        """Whether a stock mix ships under our name."""
+        return self.winner.how.startswith("stock")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of a ladder: what was asked, the candidate that came of it, or why none did.
+
+    ``asked_bytes`` are those of all tensors; ``baseline`` names the stock mix that it was measured beside, ``difference`` is its mean
+    KLD minus that mix's, paired, with its SE.
+    """
+
+    name: str
+    candidate: Candidate | None = None
+    asked_bytes: int = 0
+    baseline: str = ""
+    difference: tuple[float, float] | None = None
+    error: str = ""
+    exit_code: int = 0
+    kept: bool = True
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +93,8 @@ class Run:
     warnings: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # paired: ours minus that candidate, with its SE
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
+    selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the candidate that was chosen
+    levels: tuple[Level, ...] = ()  # of a ladder, in the order that was asked for; ``ours`` is then the recommended one
 
     @property
     def ours(self) -> Candidate:

@@ -82,6 +82,32 @@ class RunFolder:
         self._manifest["artefacts"][artefact] = entry
         self._save()
 
+    def drop(self, artefact: str) -> None:
+        """Delete an artefact's GGUF (all files of a split), and remember that it was made: what was measured of it stays good."""
+        entry = self._manifest["artefacts"].get(artefact)
+        if entry is None:
+            return
+        for path in self.files_of(artefact):
+            if path.suffix == ".gguf":
+                path.unlink(missing_ok=True)
+        entry["dropped"] = True
+        self._save()
+
+    def is_dropped(self, artefact: str, parts: Mapping[str, Any]) -> bool:
+        """Whether the artefact was made from just these parts and its GGUF deleted on purpose."""
+        entry = self._manifest["artefacts"].get(artefact, {})
+        return bool(entry.get("dropped")) and entry["fingerprint"] == digest_of(dict(parts))
+
+    def selection(self, name: str, parts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was noted of the selection of that name, if it was made from just these parts."""
+        noted = self._manifest.get("selections", {}).get(name)
+        return noted["values"] if noted and noted["fingerprint"] == digest_of(dict(parts)) else None
+
+    def put_selection(self, name: str, parts: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Note a selection."""
+        self._manifest.setdefault("selections", {})[name] = {"fingerprint": digest_of(dict(parts)), "values": dict(values)}
+        self._save()
+
     def files_of(self, artefact: str) -> list[Path]:
         """The files that were recorded for an artefact."""
         entry = self._manifest["artefacts"].get(artefact, {})

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,13 @@ class TensorSensitivity:
     """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both where the head is tied.
 
     ``activation`` says what the rounding of its inputs costs, nats/token by format (``Q8_K``, ``Q8_0``), where the estimator knows.
+    ``columns`` are the kernel's weights where they come from a text of their own.
     """
 
     linear: Powers | None = None
     lookup: Powers | None = None
     activation: Mapping[str, float] = field(default_factory=dict)
+    columns: FloatArray | None = None
 
     @property
     def roles(self) -> tuple[Powers, ...]:
@@ -55,7 +57,7 @@ class TensorSensitivity:
     @property
     def imatrix(self) -> FloatArray:
         """The weight of each column for the quantization kernel: [n_in] or [n_expert, n_in]."""
-        return self.roles[0].in_power
+        return self.roles[0].in_power if self.columns is None else self.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,18 @@ class Sensitivity:
         return {name: value / largest for name, value in raw.items()} if largest > 0 else raw
 
 
+def with_columns(sensitivity: Sensitivity, imatrix: Sensitivity) -> Sensitivity:
+    """``sensitivity`` with the kernels' weights of another estimate; a tensor that is only looked up keeps its own."""
+    tensors = {
+        name: replace(tensor, columns=imatrix.tensors[name].imatrix) if tensor.linear and name in imatrix.tensors else tensor
+        for name, tensor in sensitivity.tensors.items()
+    }
+    return replace(sensitivity, tensors=tensors)
+
+
 _ROLES = ("linear", "lookup")
 _VECTORS = ("in_power", "out_power", "in_fisher")
+_COLUMNS = "columns"
 
 
 def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
@@ -101,6 +113,8 @@ def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
             for which in _VECTORS:
                 if (vector := getattr(powers, which)) is not None:
                     arrays[f"{name}|{role}|{which}"] = np.ascontiguousarray(vector, dtype=np.float32)
+        if tensor.columns is not None:
+            arrays[f"{name}|{_COLUMNS}|in_power"] = np.ascontiguousarray(tensor.columns, dtype=np.float32)
     about = {
         "estimator": sensitivity.estimator,
         "n_tokens": sensitivity.n_tokens,
@@ -137,8 +151,13 @@ def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) 
     activation = about.get("activation", {})
     tensors = {
         name: TensorSensitivity(
-            **{role: Powers(parts["in_power"], parts.get("out_power"), parts.get("in_fisher")) for role, parts in roles.items()},
+            **{
+                role: Powers(parts["in_power"], parts.get("out_power"), parts.get("in_fisher"))
+                for role, parts in roles.items()
+                if role != _COLUMNS
+            },
             activation=activation.get(name, {}),
+            columns=roles[_COLUMNS]["in_power"] if _COLUMNS in roles else None,
         )
         for name, roles in found.items()
     }

@@ -12,7 +12,7 @@ from bitclass3_core import checks
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
-from bitclass3_core.errors import ConfigError, ContractError, PluginError
+from bitclass3_core.errors import ConfigError, ContractError, PluginError, did_you_mean
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
@@ -55,6 +55,10 @@ class StageRunner:
         architecture = [("architecture", name)] if (name := self._arch_name or config.architecture.plugin) != "auto" else []
         if config.baseline.plugin != "none":
             single.append(("solve", config.baseline.plugin))
+        if config.select.enabled and config.select.stock:
+            single.append(("solve", "stock"))
+        if self.wants_imatrix:
+            single.append(("estimate", config.imatrix.plugin))
         return [
             *architecture,
             *single,
@@ -66,6 +70,19 @@ class StageRunner:
         """Load every plugin and parse every option now, so that a typo is found before anything is computed."""
         for stage, name in self._named():
             self._get(stage, name)
+        self.check_level()
+
+    def check_level(self) -> None:
+        """Raise ConfigError for a level that the budget plugin's option ``levels`` (if it has one) does not have."""
+        _, options = self._get("budget", self._config.budget.plugin)
+        level, known = self._config.budget.level, getattr(options, "levels", None)
+        if level is not None and known and level.upper() not in known:
+            raise ConfigError(f"unknown level {level!r}{did_you_mean(level, known)}")
+
+    @property
+    def wants_imatrix(self) -> bool:
+        """Whether the imatrix is to come from text of its own: asked for, or candidates are compared and the estimator reads text."""
+        return bool(self._config.corpus.imatrix) or (self._config.select.enabled and self._config.estimate.plugin == "kl-hessian")
 
     def _get(self, stage: str, name: str) -> tuple[Plugin, BaseModel | None]:
         if (stage, name) not in self._loaded:
@@ -74,12 +91,17 @@ class StageRunner:
                 raise PluginError(
                     f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]"
                 )
-            self._loaded[stage, name] = plugin, parse_options(plugin, stage, self._options(stage, name))
+            self._loaded[stage, name] = plugin, parse_options(plugin, stage, self._options(stage, name, plugin))
         return self._loaded[stage, name]
 
-    def _options(self, stage: str, name: str) -> dict[str, Any]:
+    def _options(self, stage: str, name: str, plugin: Plugin) -> dict[str, Any]:
         section = getattr(self._config, stage)
-        return dict(section.options_of(name)) if stage in ("export", "report") else dict(section.options)
+        if stage in ("export", "report"):
+            return dict(section.options_of(name))
+        if name == section.plugin or stage == "architecture":
+            return dict(section.options)
+        # a second plugin of the stage: of the options, those that it shares
+        return {**_shared_options(plugin, stage, section.options), **(self._config.imatrix.options if stage == "estimate" else {})}
 
     def _call(self, stage: str, name: str, **arguments: Any) -> Any:
         plugin, options = self._get(stage, name)
@@ -118,9 +140,15 @@ class StageRunner:
         checks.check_architecture(answer, model, plugin)
         return answer
 
-    def estimate(self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress) -> Sensitivity:
-        """The sensitivity, every quantizable tensor in it."""
-        name = self._config.estimate.plugin
+    def use_architecture(self, name: str) -> None:
+        """Take the plugin that a run of the same model found."""
+        self._arch_name = name
+
+    def estimate(
+        self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress, imatrix: bool = False
+    ) -> Sensitivity:
+        """The sensitivity, every quantizable tensor in it; with ``imatrix`` by the plugin of that section."""
+        name = (self._config.imatrix if imatrix else self._config.estimate).plugin
         answer = self._call("estimate", name, model=model, architecture=architecture, corpus=corpus, progress=progress)
         sensitivity: Sensitivity = _expect(answer, Sensitivity, name, "estimate")
         checks.check_sensitivity(sensitivity, model, architecture.quantizable, name)
@@ -148,7 +176,9 @@ class StageRunner:
         name, level = self._config.budget.plugin, self._config.budget.level
         plugin, _ = self._get("budget", name)
         if level is not None and "level" not in inspect.signature(plugin.module.bitclass3_budget).parameters:
-            raise ConfigError(f"budget plugin {plugin.name!r} knows no levels, got {level}; leave [budget] plugin out, or name bit-classes")
+            raise ConfigError(
+                f"budget plugin {plugin.name!r} knows no levels, got {level}; leave [budget] plugin out, or name bit-classes"
+            )
         answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity, level=level)
         budget: Budget = _expect(answer, Budget, name, "budget")
         return budget
@@ -171,6 +201,16 @@ class StageRunner:
         options = parse_options(plugin, "solve", values)
         arguments = {"problem": problem, "model": model, "architecture": architecture}
         answer: Allocation = _expect(self._manager.call("solve", plugin, options, **arguments), Allocation, plugin.name, "solve")
+        checks.check_allocation(answer, model, architecture.quantizable, 0, None, {}, plugin.name)
+        return answer
+
+    def stock_within(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
+        """The largest stock mix within the problem's budget. Raises InfeasibleError if none fits."""
+        plugin = load_plugin("stock")
+        arguments = {"problem": problem, "model": model, "architecture": architecture}
+        answer: Allocation = _expect(
+            self._manager.call("solve", plugin, parse_options(plugin, "solve", {}), **arguments), Allocation, "stock", "solve"
+        )
         checks.check_allocation(answer, model, architecture.quantizable, 0, None, {}, plugin.name)
         return answer
 
@@ -228,6 +268,11 @@ class StageRunner:
     def report(self, name: str, run: Run, out: Path) -> list[Path]:
         """Files of one report plugin."""
         return _checked_files(self._call("report", name, run=run, out=out), name, "report")
+
+
+def _shared_options(plugin: Plugin, stage: str, options: dict[str, Any]) -> dict[str, Any]:
+    known = plugin.options_class(stage)
+    return {key: value for key, value in options.items() if known is not None and key in known.model_fields}
 
 
 def _checked_files(answer: Any, plugin: str, stage: str) -> list[Path]:

@@ -44,7 +44,9 @@ def bitclass3_budget(model: Model, architecture: Architecture, options: Options)
         return Budget(data_bytes(model, qtypes), f"bitclass3-{options.match_stock.upper()}")
     if options.fit_vram is not None:
         return _budget_for_vram(model, options)
-    raise ConfigError("no target; give --target-bpw 4.8, --target-size 15.3GiB, --level Q4_K_M, --match-stock Q4_K_M, --fit-vram 24GiB or --target-kld 0.03")
+    raise ConfigError(
+        "no target; give --target-bpw 4.8, --target-size 15.3GiB, --level Q4_K_M, --match-stock Q4_K_M, --fit-vram 24GiB or --target-kld 0.03"
+    )
 
 
 def _budget_for_vram(model: Model, options: Options) -> Budget:

@@ -1,0 +1,169 @@
+"""Choosing the file that ships: candidates of one size, measured on text that neither calibrated nor tests them.
+
+Prediction picks the candidates (the solver's answer, variations of it, the largest stock mix that fits), measurement picks the winner.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bitclass3_core.candidates import SELECTION, MadeFile
+from bitclass3_core.config import with_settings
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import InfeasibleError
+from bitclass3_core.evaluation import Evaluation, paired_difference
+from bitclass3_core.files import digest_of, sha256_file
+from bitclass3_core.problem import Allocation
+from bitclass3_core.run import Contender, Selection
+
+if TYPE_CHECKING:
+    from bitclass3_core.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A candidate that might ship: its file, what it is, and the run that makes it."""
+
+    planned: MadeFile
+    how: str
+    maker: "Pipeline"
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that its file is made from."""
+        return self.maker.store.parts_of(self.planned, sha256_file(self.maker.sensitivity_path))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The file that ships, still under its plan, who makes it, what was measured to choose it, and who lost."""
+
+    winner: MadeFile
+    maker: "Pipeline"
+    selection: Selection | None = None
+    losers: tuple[MadeFile, ...] = ()
+
+
+def choose(pipeline: "Pipeline") -> Choice:
+    """The best of all offers on the selection text; our own where there is nothing to choose from or by."""
+    ours = Offer(_planned(pipeline, "", "ours", pipeline.allocation), "ours", pipeline)
+    if not pipeline.config.select.enabled:
+        return Choice(ours.planned, pipeline)
+    if not pipeline.corpus.selection:
+        pipeline.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
+        return Choice(ours.planned, pipeline)
+    offers = _different([ours, *_variations(pipeline), *_stock(pipeline)])
+    selection = _selection(pipeline, offers)
+    winner = next(offer for offer in offers if offer.planned.name == selection.winner.name)
+    losers = tuple(offer.planned for offer in offers if offer not in (winner, ours))
+    return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, losers)
+
+
+def _planned(pipeline: "Pipeline", ending: str, kind: str, allocation: Allocation) -> MadeFile:
+    return MadeFile.planned(f"{pipeline.model.name}-{pipeline.budget.label}{ending}", kind, allocation, pipeline.model)
+
+
+def _variations(pipeline: "Pipeline") -> list[Offer]:
+    """What other settings make of the same size; a variation that cannot reach it is left out."""
+    offers = []
+    for name, settings in pipeline.config.select.variations.items():
+        sibling = pipeline.sibling(with_settings(pipeline.config, settings))
+        try:
+            planned = _planned(sibling, f"-{name}", "variation", sibling.allocation)
+        except InfeasibleError as error:
+            pipeline.progress.say(f"select: no variation {name}: {error}")
+            continue
+        offers.append(Offer(planned, name, sibling))
+    return offers
+
+
+def _stock(pipeline: "Pipeline") -> list[Offer]:
+    """The largest stock mix within the budget, if there is one and it keeps what is pinned."""
+    from bitclass3_core.shipping import named, usable
+
+    if not pipeline.config.select.stock:
+        return []
+    try:
+        mix = usable(pipeline, pipeline.stages.stock_within(pipeline.problem, pipeline.model, pipeline.architecture))
+    except InfeasibleError as error:
+        pipeline.progress.say(f"select: no stock mix: {error}")
+        return []
+    if broken := [name for name, q in pipeline.pins.items() if mix.qtypes[name] != q]:
+        pipeline.progress.say(f"select: {mix.note} is no candidate: {broken[0]} is pinned to {pipeline.pins[broken[0]]}")
+        return []
+    planned = MadeFile.planned(f"{pipeline.model.name}-{named(mix)}", "stock", mix, pipeline.model)
+    return [Offer(planned, mix.note, pipeline)]
+
+
+def _different(offers: Sequence[Offer]) -> list[Offer]:
+    """Without those whose file would be made from the same parts as an earlier one's."""
+    found: dict[str, Offer] = {}
+    for offer in offers:
+        found.setdefault(digest_of(offer.parts), offer)
+    return list(found.values())
+
+
+def _selection(pipeline: "Pipeline", offers: Sequence[Offer]) -> Selection:
+    """Measured, or as it was noted if nothing that it depends on has changed."""
+    name = offers[0].planned.name
+    parts = {
+        "offers": {offer.planned.name: offer.parts for offer in offers},
+        "text": Corpus.fingerprint(pipeline.corpus.selection),
+        **pipeline.stages.identity("evaluate"),
+    }
+    if known := pipeline.folder.selection(name, parts):
+        pipeline.progress.say(f"select: {name} is up to date")
+        return selection_of(known)
+    made = [
+        offer.maker.store.make(
+            offer.planned, offer.maker.sensitivity, sha256_file(offer.maker.sensitivity_path), pipeline.progress, SELECTION
+        )
+        for offer in offers
+    ]
+    found = pipeline.store.evaluate(made, pipeline.progress, SELECTION)
+    sizes = {file.name: pipeline.store.size_of(file) for file in made}
+    selection = _judged({offer.planned.name: offer.how for offer in offers}, sizes, found)
+    pipeline.folder.put_selection(name, parts, asdict(selection))
+    pipeline.progress.say(f"select: {sentence(selection)}")
+    return selection
+
+
+def _judged(how: Mapping[str, str], sizes: Mapping[str, int], found: Mapping[str, Evaluation]) -> Selection:
+    """The lowest mean KLD wins; of equal ones the first."""
+    best = min(how, key=lambda name: found[name].mean_kld)
+    order = [best, *(name for name in how if name != best)]
+    contenders = [
+        Contender(
+            name,
+            how[name],
+            sizes[name],
+            found[name].mean_kld,
+            found[name].se_kld,
+            None if name == best else paired_difference(found[name], found[best]),
+        )
+        for name in order
+    ]
+    return Selection(tuple(contenders), found[best].n_tokens)
+
+
+def selection_of(values: Mapping[str, Any]) -> Selection:
+    """A selection from JSON."""
+    contenders = [
+        Contender(**{**entry, "difference": tuple(entry["difference"]) if entry["difference"] else None})
+        for entry in values["contenders"]
+    ]
+    return Selection(tuple(contenders), values["n_tokens"])
+
+
+def sentence(selection: Selection) -> str:
+    """Who ships, with the paired differences of the others."""
+    winner = selection.winner
+    others = []
+    for other in selection.contenders[1:]:
+        paired = other.difference
+        others.append(
+            f"{other.how} {paired[0]:+.4f} ± {paired[1]:.4f}" if paired else f"{other.how} {other.mean_kld - winner.mean_kld:+.4f}"
+        )
+    against = f"; mean KLD of the others against it: {', '.join(others)}" if others else ""
+    what = f"the {winner.how} mix" if selection.stock_won else winner.how
+    return f"{what} ships: mean KLD {winner.mean_kld:.4f} ± {winner.se_kld:.4f} over {selection.n_tokens:,} tokens{against}"
