@@ -127,8 +127,8 @@ class CandidateStore:
         return total_file_bytes(made.path) if made.path else made.n_file_bytes
 
     def drop(self, made: MadeFile) -> MadeFile:
-        """Delete the candidate's GGUF; its recipe and what was measured of it stay."""
-        self._folder.drop(f"file {made.name}")
+        """Delete the candidate's GGUF, a variation's recipe too; what was measured of it stays."""
+        self._folder.drop(f"file {made.name}", all_files=made.kind == "variation")
         return replace(made, path=None)
 
     def _gguf_of(self, name: str, files: list[Path]) -> Path:

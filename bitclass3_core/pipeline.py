@@ -338,16 +338,23 @@ class Pipeline:
             self.stages.load_all()
             for stage in STAGES[: STAGES.index(until) + 1]:
                 self._run_stage(stage)
-            self.folder.put(command=self.command, versions=versions(), timings=self.timings, warnings=self.warnings)
+            self.note()
+
+    def note(self) -> None:
+        """Note how the run was made."""
+        self.folder.put(command=self.command, versions=versions(), timings=self.timings, warnings=self.warnings)
+
+    def open(self) -> None:
+        """Say what the source is, and find unusable text, before anything is computed."""
+        info, n_quantizable = self.model, len(self.architecture.quantizable)
+        self.progress.say(
+            f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}"
+        )
+        self.corpus  # noqa: B018 (it is read here)
 
     def _run_stage(self, stage: str) -> None:
         if stage == "estimate":
-            info = self.model
-            n_quantizable = len(self.architecture.quantizable)
-            self.progress.say(
-                f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}"
-            )
-            self.corpus  # noqa: B018 (bad text is to be found before anything is computed)
+            self.open()
             if not self.stages.budget_needs_sensitivity():
                 self.check_target()
             _ = self.sensitivity

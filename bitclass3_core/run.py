@@ -72,7 +72,6 @@ class Level:
     difference: tuple[float, float] | None = None
     error: str = ""
     exit_code: int = 0
-    kept: bool = True
     seconds: float = 0.0
 
 

@@ -82,13 +82,16 @@ class RunFolder:
         self._manifest["artefacts"][artefact] = entry
         self._save()
 
-    def drop(self, artefact: str) -> None:
-        """Delete an artefact's GGUF (all files of a split), and remember that it was made: what was measured of it stays good."""
+    def drop(self, artefact: str, all_files: bool = False) -> None:
+        """Delete an artefact's GGUF (all files of a split), and remember that it was made: what was measured of it stays good.
+
+        With ``all_files`` its recipes go too.
+        """
         entry = self._manifest["artefacts"].get(artefact)
         if entry is None:
             return
         for path in self.files_of(artefact):
-            if path.suffix == ".gguf":
+            if all_files or path.suffix == ".gguf":
                 path.unlink(missing_ok=True)
         entry["dropped"] = True
         self._save()

@@ -48,10 +48,11 @@ def memory_of(model: Model, n_ctx: int, kv_type: str) -> Memory:
     """What a context of ``n_ctx`` tokens takes. Raises ModelFileError where the metadata lack a number, ConfigError for a bad type."""
     q, n_cells = kv_qtype(kv_type), padded(n_ctx, CELLS)
     layers = _layers(model)
-    kv = sum(_layer_kv_bytes(model, layer, n_cells, q) for layer, roles in layers.items() if _attends(roles))
+    cells = {layer: _cells(model, layer, n_cells) for layer, roles in layers.items() if _attends(roles)}
+    kv = sum(_layer_kv_bytes(model, layer, n, q) for layer, n in cells.items())
     n_recurrent = sum(_recurs(roles) for roles in layers.values())
     state = n_recurrent * _F32 * _state_elements(model) if n_recurrent else 0
-    return Memory(kv, state, compute_bytes(model, n_cells), n_cells)
+    return Memory(kv, state, _compute_bytes(model, layers, set(cells.values()), min(N_UBATCH, n_cells)), n_cells)
 
 
 def _layers(model: Model) -> Mapping[int, set[str]]:
@@ -73,13 +74,17 @@ def _attends(roles: set[str]) -> bool:
     return bool(roles & {"attn_k", "attn_kv_a_mqa"}) or ("attn_qkv" in roles and not _recurs(roles))
 
 
-def _layer_kv_bytes(model: Model, layer: int, n_cells: int, q: QType) -> int:
-    """Keys and values of one layer: whole context or a sliding window; latent attention (MLA) keeps no values."""
+def _cells(model: Model, layer: int, n_cells: int) -> int:
+    """Tokens that a layer's cache holds: the whole context, or its sliding window and one batch."""
+    window = _window(model, layer)
+    return min(n_cells, padded(min(n_cells, window + N_UBATCH), CELLS)) if window else n_cells
+
+
+def _layer_kv_bytes(model: Model, layer: int, cells: int, q: QType) -> int:
+    """Keys and values of one layer; latent attention (MLA) keeps no values."""
     if layer >= metadata_int(model, "block_count") - metadata_int(model, "attention.shared_kv_layers", 0):
         return 0
-    window = _window(model, layer)
-    cells = min(n_cells, padded(min(n_cells, window + N_UBATCH), CELLS)) if window else n_cells
-    ending = "_swa" if window else ""
+    ending = "_swa" if _window(model, layer) else ""
     n_heads = metadata_int(model, "attention.head_count_kv", metadata_int(model, "attention.head_count", block=layer), layer)
     width = metadata_int(model, "embedding_length") // metadata_int(model, "attention.head_count", block=layer)
     sizes = []
@@ -118,14 +123,12 @@ def _state_elements(model: Model) -> int:
     return n_taps * (inner + 2 * metadata_int(model, "ssm.group_count", 0) * state) + state * inner
 
 
-def compute_bytes(model: Model, n_cells: int) -> int:
-    """At most what ggml's graph takes for a batch of 512 tokens: attention masks, then the widest layer or the logits."""
-    n_tokens = min(N_UBATCH, n_cells)
-    n_masks = 2 if metadata_int(model, "attention.sliding_window", 0) else 1
-    mask = n_masks * n_cells * n_tokens * 2  # F16
-    widest = max(_layer_width(model, block) for block in _layers(model))
+def _compute_bytes(model: Model, layers: Mapping[int, set[str]], caches: set[int], n_tokens: int) -> int:
+    """At most what ggml's graph takes for a batch: a mask (F16) for each kind of cache, then the widest layer or the logits."""
+    masks = sum(cells * n_tokens * 2 for cells in caches)
+    widest = max(_layer_width(model, layer) for layer in layers)
     head = model.tensors.get("output.weight") or model.tensors["token_embd.weight"]
-    return mask + n_tokens * _F32 * (max(widest, head.n_rows) + 4 * metadata_int(model, "embedding_length"))
+    return masks + n_tokens * _F32 * (max(widest, head.n_rows) + 4 * metadata_int(model, "embedding_length"))
 
 
 def _layer_width(model: Model, layer: int) -> int:

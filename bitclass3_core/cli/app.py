@@ -35,6 +35,26 @@ EvalFile = Annotated[
 ]
 TargetBpw = Annotated[float | None, typer.Option("--target-bpw", help="bits per weight over all tensors")]
 TargetSize = Annotated[str | None, typer.Option("--target-size", help="size of the file, metadata included: 15.3GiB")]
+FitVram = Annotated[
+    str | None, typer.Option("--fit-vram", help="what weights, KV cache, state and buffers may take on the GPU: 24GiB")
+]
+Ctx = Annotated[int | None, typer.Option("--ctx", min=1, help="with --fit-vram: tokens of context; default 8192")]
+KvType = Annotated[str | None, typer.Option("--kv-type", help="with --fit-vram: type of the KV cache: f16, q8_0, q4_0")]
+Level = Annotated[str | None, typer.Option("--level", help="a level, whose bits the model's sensitivity decides: Q4_K_M")]
+TargetKld = Annotated[
+    float | None, typer.Option("--target-kld", help="the smallest file whose measured mean KLD is within it, in nats per token")
+]
+Select = Annotated[
+    bool | None,
+    typer.Option("--select/--no-select", help="measure candidates on text of its own, ship the best; ladder does unless told"),
+]
+SelectFile = Annotated[
+    list[Path] | None, typer.Option("--select-corpus", help="text to choose by; else half of the held-out documents")
+]
+ImatrixFile = Annotated[
+    list[Path] | None,
+    typer.Option("--imatrix-corpus", help="text for the imatrix; with --select else half of the calibration documents"),
+]
 MatchStock = Annotated[str | None, typer.Option("--match-stock", help="at most the size of that llama.cpp mix: Q4_K_M")]
 PluginName = Annotated[
     list[str] | None, typer.Option("--plugin", help="plugin for the stage that it implements, by name or .py file; repeatable")
@@ -56,6 +76,8 @@ LlamaCpp = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="warnings and errors only")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="show tracebacks of errors")]
 
+_FIXED = ("target_bpw", "target_size", "match_stock", "fit_vram", "ctx", "kv_type")  # options of the budget plugin fixed
+
 
 def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
     """Flags that were given, as paths into the configuration."""
@@ -74,9 +96,12 @@ def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
         ("llama_cpp",): values["llama_cpp"],
         ("corpus", "calibration"): values["corpus"],
         ("corpus", "evaluation"): values["eval_corpus"],
-        ("budget", "options", "target_bpw"): values["target_bpw"],
-        ("budget", "options", "target_size"): values["target_size"],
-        ("budget", "options", "match_stock"): values["match_stock"],
+        ("corpus", "selection"): values["select_corpus"],
+        ("corpus", "imatrix"): values["imatrix_corpus"],
+        ("select", "enabled"): values["select"],
+        **{("budget", "options", key): values.get(key) for key in _FIXED},
+        ("budget", "level"): values.get("level"),
+        ("budget", "target_kld"): values.get("target_kld"),
         ("qtypes", "menu"): values["menu"],
         ("out",): values["out"],
         ("threads",): values["threads"],
@@ -96,6 +121,14 @@ def run(
     target_bpw: TargetBpw = None,
     target_size: TargetSize = None,
     match_stock: MatchStock = None,
+    level: Level = None,
+    fit_vram: FitVram = None,
+    ctx: Ctx = None,
+    kv_type: KvType = None,
+    target_kld: TargetKld = None,
+    select: Select = None,
+    select_corpus: SelectFile = None,
+    imatrix_corpus: ImatrixFile = None,
     plugin: PluginName = None,
     set_: Setting = None,
     menu: Menu = None,
@@ -128,6 +161,14 @@ def plan(
     target_bpw: TargetBpw = None,
     target_size: TargetSize = None,
     match_stock: MatchStock = None,
+    level: Level = None,
+    fit_vram: FitVram = None,
+    ctx: Ctx = None,
+    kv_type: KvType = None,
+    target_kld: TargetKld = None,
+    select: Select = None,
+    select_corpus: SelectFile = None,
+    imatrix_corpus: ImatrixFile = None,
     plugin: PluginName = None,
     set_: Setting = None,
     menu: Menu = None,
@@ -145,6 +186,47 @@ def plan(
 
     flags = _flags(**{key: value for key, value in locals().items() if key not in {"plan_command", "load_config"}})
     plan_command(load_config(pipeline, flags, plugin or (), set_ or ()), as_json)
+
+
+@app.command()
+def ladder(
+    pipeline: Pipeline = None,
+    levels: Annotated[
+        str, typer.Option("--levels", help="levels, bits per weight or file sizes, with commas between: Q8_0,Q4_K_M,4.2,3.5GiB")
+    ] = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_S",
+    model: ModelPath = None,
+    gguf: Gguf = None,
+    pre_tokenizer: PreTokenizer = None,
+    corpus: TextFile = None,
+    eval_corpus: EvalFile = None,
+    select: Select = None,
+    select_corpus: SelectFile = None,
+    imatrix_corpus: ImatrixFile = None,
+    plugin: PluginName = None,
+    set_: Setting = None,
+    menu: Menu = None,
+    out: Out = None,
+    baseline: Baseline = None,
+    keep: Annotated[
+        str, typer.Option("--keep", help="GGUFs to keep once measured: shipped (ours alone), all (candidates and stock too), none")
+    ] = "shipped",
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="solve what is measured, say sizes, disk and minutes; write nothing")
+    ] = False,
+    threads: Threads = None,
+    llama_cpp: LlamaCpp = None,
+    allow_quantized: AllowQuantized = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a release: several levels from one calibration and one cost table, each measured, with one card over all of them."""
+    from bitclass3_core.cli.ladder import ladder_command
+    from bitclass3_core.config import load_config
+
+    flags = _flags(**{key: value for key, value in locals().items() if key not in {"ladder_command", "load_config"}})
+    flags.setdefault(("select", "enabled"), True)
+    ladder_command(load_config(pipeline, flags, plugin or (), set_ or ()), levels, keep, only_plan, as_json, quiet)
 
 
 @plugins_app.command("list")

@@ -1,0 +1,89 @@
+"""``bitclass3 ladder``: all levels, the table at its end, its plan, and the exit code for scripts."""
+
+import json
+import sys
+from typing import Any
+
+from bitclass3_core.cli.run import command_line, default_out, use_llama_cpp
+from bitclass3_core.config import RunConfig
+from bitclass3_core.errors import InterruptedRunError
+from bitclass3_core.files import human_bytes
+from bitclass3_core.ladder import Ladder, exit_code
+from bitclass3_core.ladder_plan import plan_of
+from bitclass3_core.progress import Silent, terminal_progress
+from bitclass3_core.run import Level
+
+
+def ladder_command(config: RunConfig, levels: str, keep: str, only_plan: bool, as_json: bool, quiet: bool) -> None:
+    """Make the ladder, or plan it; print a table or JSON. Exits with 4 if only some levels were made."""
+    use_llama_cpp(config)
+    if config.out is None:
+        config = config.model_copy(update={"out": default_out(config)})
+    if only_plan:
+        _print_plan(plan_of(Ladder(config, levels, keep, Silent(), "plan", may_convert=False)), as_json)
+        return
+    ladder = Ladder(config, levels, keep, terminal_progress(quiet or as_json), command_line())
+    try:
+        ladder.run()
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; what was measured is kept, run the same command again to go on") from None
+    finally:
+        ladder.base.progress.end()
+    if as_json:
+        print(json.dumps(ladder.summary(), indent=1))
+    elif not quiet:
+        _print_table(ladder)
+    if code := exit_code(ladder.levels):
+        sys.exit(code)
+
+
+def _row(level: Level) -> tuple[str, ...]:
+    candidate = level.candidate
+    if candidate is None:
+        return (level.name, "-", "-", "-", "-", "-", f"failed: {level.error}")
+    figures = candidate.evaluation
+    measured = (
+        (f"{figures.mean_kld:.4f} ± {figures.se_kld:.4f}", f"{figures.p999_kld:.3f}", f"{figures.ppl:.3f}")
+        if figures
+        else ("-",) * 3
+    )
+    beside = f"{level.difference[0]:+.4f} ± {level.difference[1]:.4f} {level.baseline}" if level.difference else level.baseline
+    return (candidate.name, f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", *measured, beside)
+
+
+def _print_table(ladder: Ladder) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{ladder.base.model.name}: measured against {ladder.base.model.path.name}")
+    for column in ("file", "bytes", "bpw", "mean KLD", "99.9 % KLD", "PPL", "beside the stock mix"):
+        table.add_column(column, justify="left" if column in ("file", "beside the stock mix") else "right")
+    for level in ladder.levels:
+        table.add_row(*_row(level))
+    console = Console(width=max(Console().width, 132))
+    console.print(table, highlight=False)
+    out, best = ladder.base.folder.path, ladder.summary()["recommended"]
+    if best:
+        console.print(
+            f"recommended: {best}; files: {out}/ (model card: {out / 'README.md'}, for scripts: {out / 'ladder.json'})",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _print_plan(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    print(f"source    {values['source']} ({values['architecture']}), {values['weights']:,} weights")
+    for level in values["levels"]:
+        if "error" in level:
+            print(f"{level['level']:<9} cannot be made: {level['error']}")
+        elif level["bytes_of_tensors"] is None:
+            print(f"{level['level']:<9} size known once the sensitivity is estimated")
+        else:
+            file = f", file {level['file_bytes']:,} bytes" if "file_bytes" in level else ""
+            print(f"{level['level']:<9} at most {level['bytes_of_tensors']:,} bytes of tensors, {level['bpw']:.3f} bpw{file}")
+    print(
+        f"to do     {values['costs_to_measure']} costs to measure; at most {human_bytes(values['disk_bytes'])} on the disk at a time"
+    )
