@@ -52,7 +52,8 @@ def memory_of(model: Model, n_ctx: int, kv_type: str) -> Memory:
     kv = sum(_layer_kv_bytes(model, layer, n, q) for layer, n in cells.items())
     n_recurrent = sum(_recurs(roles) for roles in layers.values())
     state = n_recurrent * _F32 * _state_elements(model) if n_recurrent else 0
-    return Memory(kv, state, _compute_bytes(model, layers, set(cells.values()), min(N_UBATCH, n_cells)), n_cells)
+    caches = {(n, bool(_window(model, layer))) for layer, n in cells.items()}
+    return Memory(kv, state, _compute_bytes(model, layers, [n for n, _ in caches], min(N_UBATCH, n_cells)), n_cells)
 
 
 def _layers(model: Model) -> Mapping[int, set[str]]:
@@ -123,7 +124,7 @@ def _state_elements(model: Model) -> int:
     return n_taps * (inner + 2 * metadata_int(model, "ssm.group_count", 0) * state) + state * inner
 
 
-def _compute_bytes(model: Model, layers: Mapping[int, set[str]], caches: set[int], n_tokens: int) -> int:
+def _compute_bytes(model: Model, layers: Mapping[int, set[str]], caches: Sequence[int], n_tokens: int) -> int:
     """At most what ggml's graph takes for a batch: a mask (F16) for each kind of cache, then the widest layer or the logits."""
     masks = sum(cells * n_tokens * 2 for cells in caches)
     widest = max(_layer_width(model, layer) for layer in layers)

@@ -9,6 +9,7 @@ from bitclass3_model_card.text import code, plain
 
 _CAPTIONS = {
     "size_kld.png": "File size against mean KLD",
+    "levels.png": "Types in every file",
     "types.png": "Type of every tensor",
     "sensitivity.png": "Sensitivity score of every tensor",
 }

@@ -5,6 +5,7 @@ import math
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.run import Candidate, Run
 from bitclass3_model_card.facts import file_name, stock_at_same_size
+from bitclass3_model_card.levels import beside_stock
 from bitclass3_model_card.text import code, number, plus_minus
 
 
@@ -38,6 +39,8 @@ def _verdict(mean: float, se: float, other: Evaluation) -> str:
 def comparison_section(run: Run) -> str:
     """A paragraph on ours against the stock mix nearest in size."""
     heading, stock, ours = "## How It Compares\n\n", stock_at_same_size(run), run.ours
+    if levels := beside_stock(run):
+        return heading + levels
     if stock is None:
         return heading + "No stock mix of llama.cpp was part of this run."
     against = _bytes(ours, stock)

@@ -6,6 +6,7 @@ from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw
 from bitclass3_core.run import Candidate, Run
 from bitclass3_model_card.facts import file_name, source_bytes
+from bitclass3_model_card.levels import failures, legend, recommendation, selections, use_case
 from bitclass3_model_card.text import NOT_MEASURED, bullets, code, listed, megabytes, number, percent, plain, plus_minus, table
 
 _HEADER = ("File", "BPW", "Size", "PPL ↓", "KL-mean ↓", "KL-median ↓", "KL-99 % ↓", "KL-99.9 % ↓", "Same top-1 ↑")
@@ -30,9 +31,9 @@ def _measured(evaluation: Evaluation | None) -> list[str]:
     ]
 
 
-def _row(candidate: Candidate, ours: bool) -> list[str]:
+def _row(candidate: Candidate, ours: bool, released: bool) -> list[str]:
     name = code(file_name(candidate))
-    label = f"**{name}**" if ours else f"{name} ({_KINDS.get(candidate.kind, 'another target')})"
+    label = f"**{name}**" if ours else name if released else f"{name} ({_KINDS.get(candidate.kind, 'another target')})"
     return [label, f"{candidate.bpw:.2f}", megabytes(candidate.file_bytes), *_measured(candidate.evaluation)]
 
 
@@ -61,10 +62,22 @@ def _domains(run: Run) -> str:
     return "KL-mean of ours by domain:\n\n" + bullets(f"{plain(domain)}: {number(kld)}" for domain, kld in sorted(domains.items()))
 
 
+def _files(run: Run) -> list[Candidate]:
+    """Of a ladder the levels, largest first: only they are released. Else all files of the run."""
+    released = [level.candidate for level in run.levels if level.candidate]
+    return sorted(released, key=lambda candidate: -candidate.file_bytes) or list(run.candidates)
+
+
 def quantizations_section(run: Run) -> str:
-    """Every file of the run, the source last."""
+    """Every file of the run, the source last; of a ladder with the use of each, the one to take, and how each was chosen."""
     evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
-    rows = [_row(candidate, candidate is run.ours) for candidate in run.candidates]
-    body = table(_HEADER, [*rows, _source_row(run, evaluation)])
-    parts = ("## Available Quantizations", _legend(run, evaluation), body, _domains(run))
-    return "\n\n".join(part for part in parts if part)
+    rows = [_row(candidate, candidate is run.ours, bool(run.levels)) for candidate in _files(run)]
+    source = _source_row(run, evaluation)
+    header: tuple[str, ...] = _HEADER
+    if run.levels:
+        rows = [[*row, use_case(run, candidate)] for row, candidate in zip(rows, _files(run), strict=True)]
+        header, source = (*_HEADER, "Use Case"), [*source, NOT_MEASURED]
+    words = legend() if run.levels and evaluation else ""
+    body = table(header, [*rows, source])
+    parts = (_legend(run, evaluation), body, words, recommendation(run), failures(run), selections(run), _domains(run))
+    return "\n\n".join(part for part in ("## Available Quantizations", *parts) if part)

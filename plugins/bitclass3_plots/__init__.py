@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.run import Run
+from bitclass3_plots.levels import levels_figure
 from bitclass3_plots.maps import score_figure, type_figure
 from bitclass3_plots.size_kld import size_kld_figure
 from bitclass3_plots.style import save
@@ -22,7 +23,12 @@ class PlotsOptions(BaseModel):
 @hookimpl
 def bitclass3_report(run: Run, out: Path, options: PlotsOptions) -> list[Path]:
     """Write the plots that the run has data for; one that it has none for is removed, so that no earlier run's stays."""
-    figures = {"size_kld": size_kld_figure(run), "types": type_figure(run), "sensitivity": score_figure(run)}
+    figures = {
+        "size_kld": size_kld_figure(run),
+        "levels": levels_figure(run),
+        "types": type_figure(run),
+        "sensitivity": score_figure(run),
+    }
     written = []
     for name, figure in figures.items():
         path = out / "plots" / f"{name}.png"
