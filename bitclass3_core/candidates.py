@@ -48,9 +48,10 @@ class MadeFile:
 
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
-        size = total_file_bytes(self.path) if self.path else self.n_file_bytes
+        path = self.path if self.path and self.path.is_file() else None
+        size = self.n_file_bytes or (total_file_bytes(path) if path else 0)
         return Candidate(
-            self.name, self.kind, self.allocation, self.path, size, bpw(model, self.allocation.qtypes), predicted, evaluation
+            self.name, self.kind, self.allocation, path, size, bpw(model, self.allocation.qtypes), predicted, evaluation
         )
 
 
@@ -77,14 +78,17 @@ class CandidateStore:
         self._architecture, self._corpus = architecture, corpus
 
     def make(
-        self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress, part: str = TEST
+        self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress, figures: str | None = None
     ) -> MadeFile:
-        """Write the candidate's files unless they are still good, or were deleted and what was measured on that part is still good."""
+        """Write the candidate's files unless they are still good.
+
+        Where only its figures on a part of the text (``figures``) are wanted, a deleted file whose figures are good is not made again.
+        """
         parts = self.parts_of(planned, sensitivity_sha)
         artefact = f"file {planned.name}"
         path = self._gguf_of(planned.name, self._folder.files_of(artefact))
         reason = self._folder.reason(artefact, path, parts)
-        if self._folder.is_dropped(artefact, parts) and not path.is_file() and self._is_evaluated(planned, part):
+        if figures and self._folder.is_dropped(artefact, parts) and not path.is_file() and self._is_evaluated(planned, figures):
             return replace(planned, n_file_bytes=int(self._folder.candidates.get(planned.name, {}).get("n_file_bytes", 0)))
         if reason is None and all(file.is_file() for file in self._folder.files_of(artefact)):
             progress.say(f"export: {path.name} is up to date")

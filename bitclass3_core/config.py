@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -116,8 +116,15 @@ class SelectSection(_Section):
     variations: dict[str, list[str]] = Field(default_factory=lambda: {"k-types": ["qtypes.menu=k"]})
 
 
+Keep = Literal["all", "stock", "shipped", "none"]
+
+
 class RunConfig(_Section):
-    """A whole pipeline."""
+    """A whole pipeline.
+
+    ``keep`` says which GGUFs stay once they are measured: ``all`` with every candidate that stood for selection, ``stock`` ours and the
+    stock mix beside it, ``shipped`` ours alone, or ``none``. Recipes and figures always stay.
+    """
 
     model: ModelSection = ModelSection()
     corpus: CorpusSection = CorpusSection()
@@ -135,7 +142,7 @@ class RunConfig(_Section):
     imatrix: StageSection = StageSection(plugin="hessian-diag")
     wrappers: list[str] = Field(default_factory=list)
     out: Path | None = None
-    keep_candidates: bool = False  # the GGUFs of candidates that only stood for selection
+    keep: Keep = "stock"
     threads: int = Field(default=0, ge=0)
     llama_cpp: Path | None = None
 

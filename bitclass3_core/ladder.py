@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from bitclass3_core.config import BudgetSection, RunConfig
@@ -61,8 +60,7 @@ class Ladder:
         budget = config.budget
         if budget.level is not None or budget.target_kld is not None or (budget.plugin == "fixed" and budget.options):
             raise ConfigError("a ladder takes its targets from --levels; take the target out of [budget]")
-        self.configs = parse_levels(levels, config)
-        self.keep = keep
+        self.configs = parse_levels(levels, config.model_copy(update={"keep": keep}))
         self.base = Pipeline(next(iter(self.configs.values())), progress, command, may_convert)
         self.levels: list[Level] = []
         self._runs: dict[str, Run] = {}
@@ -78,6 +76,10 @@ class Ladder:
         with base.folder.locked():
             self.check()
             base.open()
+            if base.config.keep == "none" and not base.corpus.evaluation:
+                raise ConfigError(
+                    "--keep none deletes what it measured, and there is no text to measure on; give --eval-corpus FILE"
+                )
             _ = base.costs
             for name, config in self.configs.items():
                 self.levels.append(self._level(name, config))
@@ -120,13 +122,7 @@ class Ladder:
         pipeline.check_target()
         write_allocation(pipeline, pipeline.allocation)
         _ = pipeline.evaluations
-        run = pipeline.result
-        if self.keep != "all":
-            for made in pipeline.files[0 if self.keep == "none" else 1 :]:
-                pipeline.store.drop(made)
-        if self.keep == "none":
-            run = replace(run, candidates=(replace(run.ours, path=None), *run.candidates[1:]))
-        return run
+        return pipeline.result
 
 
 def exit_code(levels: Sequence[Level]) -> int:

@@ -65,6 +65,6 @@ def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:
     )
     if not sizes:
         return 0
-    if ladder.keep == "all":
+    if config.keep == "all":
         return sum(sizes) * (1 + n_candidates)
-    return (sum(sizes) if ladder.keep == "shipped" else max(sizes)) + n_candidates * max(sizes)
+    return (sum(sizes) if config.keep == "shipped" else max(sizes)) + n_candidates * max(sizes)

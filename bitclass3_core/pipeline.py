@@ -29,7 +29,7 @@ from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.selection import Choice
 from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity, with_columns
-from bitclass3_core.shipping import ship, write_allocation
+from bitclass3_core.shipping import ship, tidy, write_allocation
 from bitclass3_core.source import open_source, source_fingerprint
 from bitclass3_core.stages import StageRunner
 from bitclass3_core.versions import versions
@@ -225,9 +225,14 @@ class Pipeline:
         """The types at which each tensor is measured."""
         return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
 
+    @property
+    def possible_bytes(self) -> tuple[int, int]:
+        """(smallest, largest) bytes that all tensors can take; needs no costs."""
+        return possible_bytes(self.model, self.architecture, self.wanted, self.pins)
+
     def check_target(self) -> None:
         """Raise InfeasibleError for a target out of reach, before anything is computed for it."""
-        check_budget(self.budget, *possible_bytes(self.model, self.architecture, self.wanted, self.pins))
+        check_budget(self.budget, *self.possible_bytes)
 
     @cached_property
     def problem(self) -> Problem:
@@ -292,9 +297,7 @@ class Pipeline:
             return {}
         with self._timed("evaluate"):
             found = self.store.evaluate(self.files, self.progress)
-        for loser in self.choice.losers:  # they only stood for selection
-            if not self.config.keep_candidates and loser.name not in {made.name for made in self.files}:
-                self.store.drop(loser)
+        tidy(self)
         return found
 
     def _candidate(self, made: MadeFile) -> Candidate:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitclass3_core.building import larger_type
-from bitclass3_core.candidates import MadeFile, allocation_record
+from bitclass3_core.candidates import TEST, MadeFile, allocation_record
 from bitclass3_core.errors import ContractError, UnusableTypeError
 from bitclass3_core.files import sha256_file, write_json
 from bitclass3_core.gguf_model import total_file_bytes
@@ -35,11 +35,14 @@ def _make(pipeline: "Pipeline") -> tuple[list[MadeFile], Choice]:
     ours, maker = choice.winner, choice.maker
     problem = replace(pipeline.problem, budget_bytes=pipeline.quantizable_bytes(ours.allocation))
     baseline = pipeline.stages.baseline(problem, model, pipeline.architecture)
-    shipped = maker.store.make(ours, maker.sensitivity, sha256_file(maker.sensitivity_path), progress)
+    keep = pipeline.config.keep
+    figures = TEST if keep == "none" and pipeline.corpus.evaluation else None
+    shipped = maker.store.make(ours, maker.sensitivity, sha256_file(maker.sensitivity_path), progress, figures)
     made = [shipped]
     if baseline is not None:
         planned = MadeFile.planned(f"{model.name}-{named(baseline)}", "stock", usable(pipeline, baseline), model)
-        made.append(pipeline.store.make(planned, pipeline.sensitivity, sha256_file(pipeline.sensitivity_path), progress))
+        figures = TEST if keep in ("shipped", "none") and pipeline.corpus.evaluation else None
+        made.append(pipeline.store.make(planned, pipeline.sensitivity, sha256_file(pipeline.sensitivity_path), progress, figures))
     return made, choice
 
 
@@ -79,3 +82,15 @@ def _check_size(pipeline: "Pipeline", ours: MadeFile) -> None:
 def write_allocation(pipeline: "Pipeline", allocation: Allocation) -> None:
     """``allocation.json``."""
     write_json(pipeline.folder.path / "allocation.json", allocation_record(allocation, pipeline.costs, pipeline.budget))
+
+
+def tidy(pipeline: "Pipeline") -> None:
+    """Delete the GGUFs that the run is not to keep, now that they are measured."""
+    keep, files = pipeline.config.keep, pipeline.files
+    if keep == "all":
+        return
+    names = {made.name for made in files}
+    unwanted = [loser for loser in pipeline.choice.losers if loser.name not in names]
+    unwanted += {"stock": [], "shipped": files[1:], "none": files}[keep]
+    for made in unwanted:
+        pipeline.store.drop(made)

@@ -168,6 +168,8 @@ class StageRunner:
 
     def budget_needs_sensitivity(self) -> bool:
         """Whether the budget plugin asks for the sensitivity; if not, a target can be checked before anything is computed."""
+        if self._config.budget.target_kld is not None:  # it is even searched for by measuring
+            return True
         plugin, _ = self._get("budget", self._config.budget.plugin)
         return "sensitivity" in inspect.signature(plugin.module.bitclass3_budget).parameters
 

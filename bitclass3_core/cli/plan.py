@@ -85,7 +85,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         ),
         "quantizable": sorted(architecture.quantizable),
     }
-    if pipeline.is_measured:
+    if pipeline.is_measured and config.budget.target_kld is None:
         values["costs_to_measure"] = 0
         known = dict(pipeline.allocation.qtypes)
         values["allocation"] = known

@@ -12,6 +12,7 @@ from bitclass3_core.errors import ConfigError, InterruptedRunError, did_you_mean
 from bitclass3_core.pipeline import STAGES, Pipeline
 from bitclass3_core.progress import terminal_progress
 from bitclass3_core.run import Candidate, Run
+from bitclass3_core.target_kld import find_size
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 
@@ -46,6 +47,8 @@ def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> No
         config = config.model_copy(update={"out": default_out(config)})
     pipeline = Pipeline(config, terminal_progress(quiet or as_json), command_line())
     try:
+        if config.budget.target_kld is not None:
+            pipeline = find_size(pipeline)
         pipeline.run(until)
     except KeyboardInterrupt:  # not left to typer, which would say "Aborted" and no more
         raise InterruptedRunError("interrupted; what was measured is kept, run the same command again to go on") from None
