@@ -14,6 +14,7 @@ def plan_of(ladder: Ladder) -> dict[str, Any]:
     """What ``ladder --plan --json`` prints."""
     base = ladder.base
     ladder.check()
+    _ = base.architecture  # fingerprints name its plugin
     is_measured = base.is_measured
     if is_measured:
         _ = base.costs  # read once, for all levels

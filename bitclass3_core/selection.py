@@ -36,12 +36,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The file that ships, still under its plan, who makes it, what was measured to choose it, and who lost."""
+    """The file that ships, still under its plan, who makes it, what was measured to choose it, and the files that stood for it."""
 
     winner: MadeFile
     maker: "Pipeline"
     selection: Selection | None = None
-    losers: tuple[MadeFile, ...] = ()
+    candidates: tuple[MadeFile, ...] = ()
 
 
 def choose(pipeline: "Pipeline") -> Choice:
@@ -55,8 +55,8 @@ def choose(pipeline: "Pipeline") -> Choice:
     offers = _different([ours, *_variations(pipeline), *_stock(pipeline)])
     selection = _selection(pipeline, offers)
     winner = next(offer for offer in offers if offer.planned.name == selection.winner.name)
-    losers = tuple(offer.planned for offer in offers if offer not in (winner, ours))
-    return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, losers)
+    candidates = tuple(offer.planned for offer in offers if offer is not ours)
+    return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, candidates)
 
 
 def _planned(pipeline: "Pipeline", ending: str, kind: str, allocation: Allocation) -> MadeFile:

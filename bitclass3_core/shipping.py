@@ -90,7 +90,7 @@ def tidy(pipeline: "Pipeline") -> None:
     if keep == "all":
         return
     names = {made.name for made in files}
-    unwanted = [loser for loser in pipeline.choice.losers if loser.name not in names]
+    unwanted = [stood for stood in pipeline.choice.candidates if stood.name not in names]
     unwanted += {"stock": [], "shipped": files[1:], "none": files}[keep]
     for made in unwanted:
         pipeline.store.drop(made)

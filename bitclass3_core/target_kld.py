@@ -47,7 +47,7 @@ class Search:
     def run(self) -> int | None:
         """The answer; None if not even ``high`` is within the target."""
         failing, passing = self.low - 1, None
-        step = self._guess(failing, self.high + 1, _FIRST_RATIO)
+        step, width, n_slow = self._guess(failing, self.high + 1, _FIRST_RATIO), self.high - self.low, 0
         while len(self.tried) < MAX_MEASUREMENTS:
             self.tried[step] = self.measured(step)
             if self.tried[step] <= self.target:
@@ -56,9 +56,13 @@ class Search:
                 failing = step
             if failing >= self.high or (passing is not None and passing - failing <= self._tolerance(passing)):
                 break
+            end = self.high + 1 if passing is None else passing
+            n_slow = n_slow + 1 if end - failing > width / 2 else 0
+            width = end - failing
             predicted = self.predicted(step)
             ratio = self.tried[step] / predicted if predicted > 0 else _FIRST_RATIO
-            step = self._guess(failing, self.high + 1 if passing is None else passing, ratio)
+            # twice led by the prediction and still more than half is left: it does not know the way
+            step = (failing + end) // 2 if n_slow > 1 else self._guess(failing, end, ratio)
         return passing
 
     def _tolerance(self, step: int) -> int:

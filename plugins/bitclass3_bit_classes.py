@@ -43,7 +43,9 @@ class Options(BaseModel):
     high: float = Field(0.5, ge=0, le=1, description="score from which a tensor is in the class high")
     middle: float = Field(0.02, ge=0, le=1, description="score from which it is in the class middle; below: low")
     unscored: Literal["high", "middle", "low"] = Field("middle", description="class of tables that are looked up (token_embd)")
-    levels: dict[str, Bits] = Field({}, description="levels to add or change: name = [high, middle, low], in bpw")
+    levels: dict[str, Bits] = Field(
+        {}, validate_default=True, description="levels to add or change: name = [high, middle, low], in bpw"
+    )
 
     @field_validator("levels")
     @classmethod
@@ -80,12 +82,11 @@ def bitclass3_budget(
     model: Model, architecture: Architecture, sensitivity: Sensitivity, level: str | None, options: Options
 ) -> Budget:
     """The bytes of a level. Raises ConfigError for no level or an unknown one."""
-    levels = options.levels or LEVELS
     if level is None:
-        raise ConfigError(f"no level; give --level NAME, known: {', '.join(levels)}")
+        raise ConfigError(f"no level; give --level NAME, known: {', '.join(options.levels)}")
     name = level.upper()
-    if name not in levels:
-        raise ConfigError(f"unknown level {level!r}{did_you_mean(level, levels)}")
+    if name not in options.levels:
+        raise ConfigError(f"unknown level {level!r}{did_you_mean(level, options.levels)}")
     weights = class_weights(model, architecture, sensitivity.scores(), options)
-    n_bits = sum(bits * n for bits, n in zip(levels[name], weights, strict=True))
+    n_bits = sum(bits * n for bits, n in zip(options.levels[name], weights, strict=True))
     return Budget(int(n_bits / 8) + fixed_bytes(model, architecture.quantizable), name)

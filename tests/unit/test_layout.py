@@ -97,11 +97,13 @@ def test_fixed_budget_of_a_stock_mix(model):
 
 
 def test_fixed_budget_without_a_target(model):
-    with pytest.raises(ConfigError, match=r"no target; give --target-bpw 4.8, --target-size 15.3GiB or --match-stock Q4_K_M"):
+    with pytest.raises(ConfigError, match=r"no target; give --target-bpw 4.8, --target-size 15.3GiB, --level Q4_K_M,"):
         budget(model)
 
 
-@pytest.mark.parametrize("options", [{"target_bpw": 0}, {"target_bpw": 4, "target_size": "1GiB"}, {"target": 4}])
+@pytest.mark.parametrize(
+    "options", [{"target_bpw": 0}, {"target_bpw": 4, "target_size": "1GiB"}, {"target": 4}, {"fit_vram": "1GiB", "target_bpw": 4}]
+)
 def test_fixed_options_that_are_refused(options):
     with pytest.raises(ValueError, match="validation error"):
         Options(**options)
