@@ -71,7 +71,7 @@ class Pipeline:
     def sibling(self, config: RunConfig) -> "Pipeline":
         """A run of another configuration in the same folder, sharing what depends on nothing that differs."""
         other = Pipeline(config, self.progress, self.command, self.may_convert, self.folder)
-        other.warnings, other.timings = self.warnings, self.timings
+        other.warnings, other.timings, other.stages = self.warnings, self.timings, StageRunner(config, self.stages)
         same = {name for name in RunConfig.model_fields if getattr(config, name) == getattr(self.config, name)}
         for result, sections in _SHARED.items():
             if result in self.__dict__ and sections <= same:

@@ -36,16 +36,23 @@ def _expect(answer: Any, kind: type, plugin: str, stage: str) -> Any:
 class StageRunner:
     """The plugins that a configuration names, loaded when first used, registered in a manager of this run's own."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, like: "StageRunner | None" = None) -> None:
+        """``like`` is the runner of another configuration of the same run: a plugin is loaded once for both."""
         self._config = config
+        self._plugins: dict[str, Plugin] = like._plugins if like else {}
         self._loaded: dict[tuple[str, str], tuple[Plugin, BaseModel | None]] = {}
         self._arch_name: str | None = None
         self.called: set[str] = set()  # stages whose hook did some work in this run
 
+    def _plugin(self, name: str) -> Plugin:
+        if name not in self._plugins:
+            self._plugins[name] = load_plugin(name)
+        return self._plugins[name]
+
     @cached_property
     def _manager(self) -> PluginManager:
         """Every plugin that the configuration names, but the architecture's, which may depend on the model."""
-        wrappers = [load_plugin(name) for name in self._config.wrappers]
+        wrappers = [self._plugin(name) for name in self._config.wrappers]
         named = {plugin.name: plugin for plugin, _ in (self._get(stage, name) for stage, name in self._named())}
         return PluginManager([*wrappers, *named.values()])
 
@@ -86,7 +93,7 @@ class StageRunner:
 
     def _get(self, stage: str, name: str) -> tuple[Plugin, BaseModel | None]:
         if (stage, name) not in self._loaded:
-            plugin = load_plugin(name)
+            plugin = self._plugin(name)
             if stage not in plugin.stages:
                 raise PluginError(
                     f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]"
@@ -198,7 +205,7 @@ class StageRunner:
         section = self._config.baseline
         if section.plugin == "none":
             return None
-        plugin = load_plugin(section.plugin)
+        plugin = self._plugin(section.plugin)
         values = section.options or self._default_baseline() if plugin.name == "stock" else section.options
         options = parse_options(plugin, "solve", values)
         arguments = {"problem": problem, "model": model, "architecture": architecture}
@@ -208,7 +215,7 @@ class StageRunner:
 
     def stock_within(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
         """The largest stock mix within the problem's budget. Raises InfeasibleError if none fits."""
-        plugin = load_plugin("stock")
+        plugin = self._plugin("stock")
         arguments = {"problem": problem, "model": model, "architecture": architecture}
         answer: Allocation = _expect(
             self._manager.call("solve", plugin, parse_options(plugin, "solve", {}), **arguments), Allocation, "stock", "solve"

@@ -100,7 +100,7 @@ def test_heads_by_layer():
 def test_unknown_kv_type_and_missing_metadata():
     with pytest.raises(ConfigError, match=r"unknown KV cache type 'q8'; did you mean 'q8_0'\?"):
         memory_of(qwen35_9b(), 4096, "q8")
-    with pytest.raises(ModelFileError, match="no metadata llama.block_count"):
+    with pytest.raises(ModelFileError, match=r"no metadata llama\.block_count"):
         memory_of(ShapeModel({"token_embd.weight": TensorInfo("token_embd.weight", (8, 32), "F16")}, arch="llama"), 4096, "f16")
 
 
