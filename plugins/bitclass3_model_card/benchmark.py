@@ -36,8 +36,15 @@ def _corpora(run: Run) -> list[str]:
     return [
         *([f"Corpus files: {', '.join(names)}."] if names else []),
         _text("Calibration", run.corpus.calibration, used),
+        *([_text("Imatrix", run.corpus.imatrix, "the weights of columns are from it")] if run.corpus.imatrix else []),
+        *([_text("Selection", run.corpus.selection, _selected(run))] if run.corpus.selection else []),
         _text("Evaluation", run.corpus.evaluation, scored),
     ]
+
+
+def _selected(run: Run) -> str:
+    n_tokens = {selection.n_tokens for selection in run.selections.values()}
+    return f"{max(n_tokens):,} tokens scored to choose the files by" if n_tokens else "not used"
 
 
 def _evaluators(run: Run) -> list[str]:

@@ -127,3 +127,51 @@ def test_fingerprint_changes_with_text_and_order():
     a, b = document("a", "x"), document("b", "x")
     prints = {Corpus.fingerprint(part) for part in ((a, b), (b, a), (a,), ())}
     assert len(prints) == 4
+
+
+def four(tmp_path, **files):
+    """Files of ten documents each, by part."""
+    return {part: [jsonl(tmp_path / f"{part}.jsonl", *(f"{text} {i}" for i in range(10)))] for part, text in files.items()}
+
+
+def test_four_sets_share_no_document(tmp_path):
+    files = four(tmp_path, calibration="a", evaluation="b")
+    corpus = load_corpus(**files, split_selection=True, split_imatrix=True)
+    parts = [corpus.imatrix, corpus.calibration, corpus.selection, corpus.evaluation]
+    assert [len(part) for part in parts] == [5, 5, 5, 5]
+    assert len({doc.sha256 for part in parts for doc in part}) == 20
+    assert {doc.text[0] for doc in (*corpus.imatrix, *corpus.calibration)} == {"a"}
+    assert corpus.for_selection().evaluation == corpus.selection
+    assert corpus.for_imatrix().calibration == corpus.imatrix
+
+
+def test_four_sets_from_one_list(tmp_path):
+    corpus = load_corpus(**four(tmp_path, calibration="a"), split_selection=True, split_imatrix=True)
+    assert sorted(len(part) for part in (corpus.imatrix, corpus.calibration, corpus.selection, corpus.evaluation)) == [2, 2, 3, 3]
+
+
+def test_named_files_are_not_split(tmp_path):
+    files = four(tmp_path, calibration="a", evaluation="b", selection="c", imatrix="d")
+    corpus = load_corpus(**files, split_selection=True, split_imatrix=True)
+    assert [len(part) for part in (corpus.imatrix, corpus.calibration, corpus.selection, corpus.evaluation)] == [10, 10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("same", "words"),
+    [
+        (("calibration", "evaluation"), "a model must not be tested on the text it was calibrated on"),
+        (("selection", "evaluation"), "the test would be one that the file was chosen for"),
+        (("imatrix", "selection"), "every part needs text of its own"),
+    ],
+)
+def test_document_in_two_sets(tmp_path, same, words):
+    texts = {"calibration": "a", "evaluation": "b", "selection": "c", "imatrix": "d"}
+    files = four(tmp_path, **{part: "same" if part in same else text for part, text in texts.items()})
+    with pytest.raises(ModelFileError, match=f"10 documents are in the {same[0]} and in the {same[1]} text; {words}"):
+        load_corpus(**files)
+
+
+def test_too_few_documents_to_select_by(tmp_path):
+    files = four(tmp_path, calibration="a") | {"evaluation": [jsonl(tmp_path / "one.jsonl", "only")]}
+    with pytest.raises(ModelFileError, match=r"the evaluation text has only 1 document: .*--select-corpus FILE\), or --no-select"):
+        load_corpus(**files, split_selection=True)

@@ -6,7 +6,15 @@ from gguf_files import memory_model
 from safetensors.numpy import save_file
 
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, fill_missing, load_sensitivity, save_sensitivity
+from bitclass3_core.sensitivity import (
+    Powers,
+    Sensitivity,
+    TensorSensitivity,
+    fill_missing,
+    load_sensitivity,
+    save_sensitivity,
+    with_columns,
+)
 
 
 def powers(n_in: int, n_rows: int | None = None, level: float = 1.0) -> Powers:
@@ -180,3 +188,14 @@ def test_neighbours_of_which_one_has_powers_by_expert():
     }
     filled, _ = fill_missing(model, frozenset(model.tensors), known)
     assert np.array_equal(filled["blk.1.ffn_up_exps.weight"].linear.in_power, (by_expert + 1) / 2)
+
+
+def test_imatrix_of_other_text_guides_the_kernels_and_nothing_else(tmp_path):
+    own = sensitivity(attn_q=TensorSensitivity(powers(8, 4)), token_embd=TensorSensitivity(lookup=powers(8, 4)))
+    other = sensitivity(attn_q=TensorSensitivity(powers(8, level=7.0)), token_embd=TensorSensitivity(lookup=powers(8, level=7.0)))
+    path = tmp_path / "s.safetensors"
+    save_sensitivity(with_columns(own, other), path)
+    merged = load_sensitivity(path).tensors
+    assert (merged["attn_q.weight"].imatrix == 7.0).all()
+    assert same(merged["attn_q.weight"].linear, own.tensors["attn_q.weight"].linear)
+    assert (merged["token_embd.weight"].imatrix == 1.0).all(), "what is looked up keeps the frequencies of its own text"
