@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from bitclass3_core import checks
 from bitclass3_core.building import build_problem, check_budget, possible_bytes, resolve_pins
@@ -15,6 +14,7 @@ from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
 from bitclass3_core.errors import ConfigError, UnusableTypeError
+from bitclass3_core.estimating import sensitivity_of, why_estimate
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file
 from bitclass3_core.gguf_model import GgufModel
@@ -28,7 +28,7 @@ from bitclass3_core.qtypes import menu
 from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.selection import Choice
-from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity, with_columns
+from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.shipping import ship, tidy, write_allocation
 from bitclass3_core.source import open_source, source_fingerprint
 from bitclass3_core.stages import StageRunner
@@ -81,7 +81,7 @@ class Pipeline:
         return other
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         """Note the stage's seconds; where nothing had to be made, those of the run that made it stay."""
         begin = time.monotonic()
         yield
@@ -128,50 +128,13 @@ class Pipeline:
         """Where this run's estimator keeps its answer; estimators lie side by side."""
         return self.folder.path / f"sensitivity-{self.stages.name('estimate')}.safetensors"
 
-    def _sensitivity_parts(self) -> dict[str, Any]:
-        return {
-            "source": self.source,
-            "calibration": Corpus.fingerprint(self.corpus.calibration),
-            "architecture": self.stages.identity("architecture"),
-            **self.stages.identity("estimate"),
-            **self._imatrix_parts(),
-        }
-
-    def _imatrix_parts(self) -> dict[str, Any]:
-        if not self.corpus.imatrix:
-            return {}
-        by = self.stages.identity("estimate", self.config.imatrix.plugin)
-        return {"imatrix": {"text": Corpus.fingerprint(self.corpus.imatrix), **by}}
-
-    def _why_estimate(self) -> str | None:
-        """Why the sensitivity must be estimated (again); None if the one in the folder is good."""
-        return self.folder.reason(self.sensitivity_path.stem, self.sensitivity_path, self._sensitivity_parts())
-
     @cached_property
     def sensitivity(self) -> Sensitivity:
         """Estimated, or loaded if nothing that it depends on has changed."""
-        path, reason = self.sensitivity_path, self._why_estimate()
-        if reason is None:
-            self.progress.say(f"estimate: {path.name} is up to date")
-            answer = load_sensitivity(path)
-        else:
-            self.progress.say(f"estimate: {self.stages.name('estimate')} ({reason})")
-            with self._timed("estimate"):
-                answer = self._estimate()
-            save_sensitivity(answer, path)
-            self.folder.record(path.stem, path, self._sensitivity_parts())
+        answer = sensitivity_of(self)
         for note in answer.notes:
             self.warn(note)
         return answer
-
-    def _estimate(self) -> Sensitivity:
-        """The estimator's answer, with the imatrix of a text of its own if there is one."""
-        answer = self.stages.estimate(self.model, self.architecture, self.corpus, self.progress)
-        if not self.corpus.imatrix:
-            return answer
-        self.progress.say(f"estimate: imatrix by {self.config.imatrix.plugin} on {len(self.corpus.imatrix)} documents of its own")
-        by = self.stages.estimate(self.model, self.architecture, self.corpus.for_imatrix(), self.progress, imatrix=True)
-        return with_columns(answer, by)
 
     @property
     def costs_path(self) -> Path:
@@ -192,13 +155,13 @@ class Pipeline:
     @property
     def is_measured(self) -> bool:
         """Whether a solution needs nothing that is not in the folder yet. Writes nothing."""
-        return self._why_estimate() is None and self.costs_path.is_file() and not self.cost_job.missing()
+        return why_estimate(self) is None and self.costs_path.is_file() and not self.cost_job.missing()
 
     @cached_property
     def costs(self) -> CostTable:
         """The cost table; only what is missing is measured."""
         sensitivity = self.sensitivity
-        with self._timed("measure"):
+        with self.timed("measure"):
             hook = self.stages.measure_hook(sensitivity)
             self.cost_job.measure(hook, self.stages.name("measure"), self.threads, self.progress)
         table = self.cost_job.table(sensitivity.in_nats)
@@ -244,7 +207,7 @@ class Pipeline:
     def allocation(self) -> Allocation:
         """The solver's answer, checked."""
         problem = self.problem
-        with self._timed("solve"):
+        with self.timed("solve"):
             answer = self.stages.solve(problem, self.model, self.architecture)
         n_bytes = self.quantizable_bytes(answer)
         quantizable, name = self.architecture.quantizable, self.stages.name("solve")
@@ -267,7 +230,7 @@ class Pipeline:
 
     @cached_property
     def _shipped(self) -> tuple[list[MadeFile], Choice]:
-        with self._timed("export"):
+        with self.timed("export"):
             made, choice = ship(self)
         if choice.winner.allocation is not self.allocation:
             write_allocation(self, choice.winner.allocation)
@@ -295,7 +258,7 @@ class Pipeline:
         if not self.corpus.evaluation:
             self.warn("no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL")
             return {}
-        with self._timed("evaluate"):
+        with self.timed("evaluate"):
             found = self.store.evaluate(self.files, self.progress)
         tidy(self)
         return found
@@ -330,7 +293,7 @@ class Pipeline:
 
     def report(self) -> list[Path]:
         """Run every report plugin; returns their files."""
-        with self._timed("report"):
+        with self.timed("report"):
             return [
                 path for plugin in self.config.report.plugin for path in self.stages.report(plugin, self.result, self.folder.path)
             ]
