@@ -7,12 +7,13 @@ from pathlib import Path
 import bitclass3_model_card as card
 import bitclass3_plots as plots
 import pytest
-from fake_runs import STOCK, evaluation, make_run
+from fake_runs import evaluation, make_run
 from matplotlib.image import imread
 
 from bitclass3_core.ladder_release import recommended
 from bitclass3_core.run import Candidate, Contender, Level, Run, Selection
 
+STOCK = "Tiny-1B-stock-Q4_K_M"
 SPECS = {
     "Q8_0": (4_900_000, 0.001, 12.105),
     "Q4_K_M": (2_900_000, 0.0123, 12.2),
@@ -39,11 +40,10 @@ def ladder_run(stock_wins: bool = False) -> Run:
         if stock_wins
         else (ours, replace(stock, mean_kld=0.02, difference=(0.0075, 0.0004)))
     )
+    mix = replace(run.candidates[1], name=STOCK, path=Path(f"{STOCK}.gguf"))
     best = recommended(levels)
     files = [best.candidate, *(level.candidate for level in levels if level.candidate and level is not best)]
-    return replace(
-        run, candidates=(*files, run.candidates[1]), levels=tuple(levels), selections={"Tiny-1B-Q4_K_M": Selection(order, 2048)}
-    )
+    return replace(run, candidates=(*files, mix), levels=tuple(levels), selections={"Tiny-1B-Q4_K_M": Selection(order, 2048)})
 
 
 def section(run: Run, tmp_path: Path, heading: str = "Available Quantizations") -> str:
