@@ -52,16 +52,19 @@ def relaxed(tables: Tables, steps: Steps, is_open: Bools, room: Ints) -> Floats:
     return least
 
 
-def grow(frontier: Frontier, tables: Tables, steps: Steps, is_open: Bools, row: int, limit: float) -> Frontier:
-    """``frontier`` with the group ``row`` added: without states that are dominated or cannot end below ``limit``."""
+def grow(
+    frontier: Frontier, tables: Tables, steps: Steps, is_open: Bools, row: int, limit: float, undominated: bool = True
+) -> Frontier:
+    """``frontier`` with the group ``row`` added: without states that cannot end below ``limit`` or, if asked, are dominated."""
     n_choices = int(np.isfinite(tables.costs[row]).sum())
     n_bytes = (frontier.n_bytes[:, None] + tables.n_bytes[row, :n_choices]).ravel()
     costs = (frontier.costs[:, None] + tables.costs[row, :n_choices]).ravel()
     bounds = costs + relaxed(tables, steps, is_open, tables.budget - n_bytes)
     kept = np.nonzero(bounds < limit)[0]
     kept = kept[np.lexsort((costs[kept], n_bytes[kept]))]
-    least = np.minimum.accumulate(costs[kept])
-    kept = kept[np.concatenate([[True], costs[kept][1:] < least[:-1]])] if len(kept) else kept
+    if undominated and len(kept):
+        least = np.minimum.accumulate(costs[kept])
+        kept = kept[np.concatenate([[True], costs[kept][1:] < least[:-1]])]
     return Frontier(n_bytes[kept], costs[kept], bounds[kept], (*frontier.trail, (kept // n_choices, kept % n_choices)))
 
 
