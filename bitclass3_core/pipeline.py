@@ -10,23 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core import checks
-from bitclass3_core.building import build_problem, check_budget, larger_type, possible_bytes, resolve_pins
+from bitclass3_core.building import build_problem, check_target, larger_type
 from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
 from bitclass3_core.errors import ConfigError, ContractError, UnusableTypeError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
+from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json, write_text
 from bitclass3_core.gguf_model import GgufModel, total_file_bytes
+from bitclass3_core.gpu_split import gpu_of, override_argument
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
+from bitclass3_core.limits import Limits, limits_of
 from bitclass3_core.measuring import Cells, CostJob, default_threads, wanted_cells
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import menu
+from bitclass3_core.rules import rules_of
 from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
@@ -91,9 +94,11 @@ class Pipeline:
         return load_corpus(section.calibration, section.evaluation)
 
     @cached_property
-    def pins(self) -> dict[str, str]:
-        """Pinned tensors and their types."""
-        return resolve_pins(self.model, self.architecture, self.config.qtypes.pins)
+    def limits(self) -> Limits:
+        """The constraints that were asked for, by tensor."""
+        section, gpu = self.config.qtypes, self.config.gpu
+        rules = rules_of(self.model, self.architecture, section.pins, section.floors, section.menus, section.groups)
+        return limits_of(self.model, rules, gpu_of(self.model, gpu.budget, gpu.tensors))
 
     @property
     def sensitivity_path(self) -> Path:
@@ -179,17 +184,17 @@ class Pipeline:
     @cached_property
     def wanted(self) -> Cells:
         """The types at which each tensor is measured."""
-        return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
+        return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.limits)
 
     def check_target(self) -> None:
         """Raise InfeasibleError for a target out of reach, before anything is computed for it."""
-        check_budget(self.budget, *possible_bytes(self.model, self.architecture, self.wanted, self.pins))
+        check_target(self.model, self.architecture, menu(self.config.qtypes.menu), self.limits, self.budget)
 
     @cached_property
     def problem(self) -> Problem:
         """What the solver gets."""
         unusable = self.folder.unusable(self.source)
-        return build_problem(self.model, self.architecture, self.costs, self.pins, self.budget, unusable)
+        return build_problem(self.model, self.architecture, self.costs, self.limits, self.budget, unusable)
 
     @cached_property
     def allocation(self) -> Allocation:
@@ -199,7 +204,7 @@ class Pipeline:
             answer = self.stages.solve(problem, self.model, self.architecture)
         n_bytes = self._quantizable_bytes(answer)
         quantizable, name = self.architecture.quantizable, self.stages.name("solve")
-        checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.pins, name)
+        checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.limits, name)
         proof = answer.proof
         tail = f"; bound {proof.bound:.6g}, gap {proof.gap:.2e}, {'optimal' if proof.optimal else 'not proven'}" if proof else ""
         predicted = self.costs.total(answer.qtypes)
@@ -230,6 +235,9 @@ class Pipeline:
                 except UnusableTypeError as error:
                     self._do_without(error)
         self._check_size(made[0])
+        if self.limits.gpu is not None:
+            argument = override_argument(self.model, self.limits.gpu.tensors)
+            write_text(self.folder.path / f"{made[0].name}.override_tensor.txt", argument + "\n")
         return made
 
     def _make_files(self) -> list[MadeFile]:
@@ -306,6 +314,7 @@ class Pipeline:
             warnings=tuple(self.warnings),
             differences=self.store.differences(now[0].name, evaluations),
             unusable=self.folder.unusable(self.source),
+            constraints=tuple(self.limits.described()),
         )
 
     def report(self) -> list[Path]:
@@ -321,7 +330,13 @@ class Pipeline:
             self.stages.load_all()
             for stage in STAGES[: STAGES.index(until) + 1]:
                 self._run_stage(stage)
-            self.folder.put(command=self.command, versions=versions(), timings=self.timings, warnings=self.warnings)
+            self.folder.put(
+                command=self.command,
+                versions=versions(),
+                timings=self.timings,
+                warnings=self.warnings,
+                constraints=self.limits.described(),
+            )
 
     def _run_stage(self, stage: str) -> None:
         if stage == "estimate":

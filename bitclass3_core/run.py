@@ -44,6 +44,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # paired: ours minus that candidate, with its SE
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
+    constraints: tuple[str, ...] = ()  # pins, floors, menus, groups and the GPU's budget, in words
 
     @property
     def ours(self) -> Candidate:
