@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.files import write_text
 from bitclass3_core.layout import parse_size
 from bitclass3_core.limits import Gpu
 from bitclass3_core.model import Model, padded
@@ -46,6 +48,17 @@ def gpu_bytes(model: Model, gpu: Gpu, qtypes: Mapping[str, str]) -> int:
     """Bytes on the GPU with these types, as they lie in the file; a tensor without one keeps its source type."""
     infos = (model.tensors[name] for name in gpu.tensors)
     return sum(padded(info.n_bytes(qtype(qtypes.get(info.name, info.dtype)))) for info in infos)
+
+
+def override_name(stem: str) -> str:
+    """File name of a candidate's ``-ot`` argument."""
+    return f"{stem}.override_tensor.txt"
+
+
+def write_override(out: Path, stem: str, model: Model, gpu: Gpu | None) -> None:
+    """Write the ``-ot`` argument that goes with a candidate; nothing where all of it is for one memory."""
+    if gpu is not None:
+        write_text(out / override_name(stem), override_argument(model, gpu.tensors) + "\n")
 
 
 def override_argument(model: Model, on_gpu: Collection[str]) -> str:

@@ -17,9 +17,9 @@ from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
 from bitclass3_core.errors import ConfigError, ContractError, UnusableTypeError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json, write_text
+from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
 from bitclass3_core.gguf_model import GgufModel, total_file_bytes
-from bitclass3_core.gpu_split import gpu_of, override_argument
+from bitclass3_core.gpu_split import gpu_of, write_override
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
@@ -235,9 +235,7 @@ class Pipeline:
                 except UnusableTypeError as error:
                     self._do_without(error)
         self._check_size(made[0])
-        if self.limits.gpu is not None:
-            argument = override_argument(self.model, self.limits.gpu.tensors)
-            write_text(self.folder.path / f"{made[0].name}.override_tensor.txt", argument + "\n")
+        write_override(self.folder.path, made[0].name, self.model, self.limits.gpu)
         return made
 
     def _make_files(self) -> list[MadeFile]:
