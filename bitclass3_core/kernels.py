@@ -20,7 +20,7 @@ from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
 _LIBRARY_NAMES = {"linux": "libggml-base.so", "darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
-# Million weights a second that one core quantizes (ggml 0.9, AVX2; benchmarks/kernel_speed.py). The first row of a type with a
+# Million weights a second that one core quantizes (ggml 0.20.2, AVX2; benchmarks/kernel_speed.py). The first row of a type with a
 # lattice costs more once in a process: ggml makes its tables then, IQ1_S 8 s, IQ2_S 4 s, IQ2_XS 2 s, IQ2_XXS 1 s.
 SPEED = {
     "Q8_0": 280,

@@ -6,7 +6,8 @@
 4. What is left is walked through exactly in real-valued costs; where that grows too large, CP-SAT takes it over.
 
 With a second budget (bytes on the GPU) the problem is first solved without it: where that answer fits, it is the best. Else the
-dual has two multipliers, branches and choices are dropped by that bound, and CP-SAT gets both budgets.
+dual has two multipliers, branches and choices are dropped by that bound, and the walk takes the groups on the GPU first.
+CP-SAT, with both budgets, takes over where a group lies in both memories.
 """
 
 import time
@@ -97,9 +98,7 @@ class Search:
         if not core.tables.fits(np.zeros_like(branch.rows)):
             return np.inf
         try:
-            if core.tables.gpu_bytes is not None:
-                raise UnfinishedError  # the walk knows one budget
-            picks = walk(core.tables, limit, MAX_WORK, self.deadline)
+            picks = walk(core.tables, limit, MAX_WORK, self.deadline, dual.gpu_multiplier)
         except UnfinishedError:
             solved = self._cp_sat(core.tables)
             self.finished &= solved.finished

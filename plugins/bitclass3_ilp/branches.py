@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitclass3_core.multiple_choice import Dual, Ints, Tables, hull_steps, reduced_costs
-from bitclass3_ilp.frontier import grow, start
+from bitclass3_ilp.frontier import Relaxation, grow, start
 
 # one tensor with a tenth or more of the bytes makes the dual of the whole problem weak: the gap is about one of its steps
 BIG_SHARE = 0.05
@@ -50,13 +50,13 @@ def branches_of(tables: Tables, limit: float, gpu_multiplier: float = 0.0) -> li
     largest = tables.n_bytes[:, -1]
     big = [int(row) for row in np.argsort(-largest, kind="stable") if largest[row] > BIG_SHARE * largest.sum()]
     priced, credit = tables.priced(gpu_multiplier), gpu_multiplier * tables.gpu_budget
-    steps = hull_steps(priced)
+    relaxation = Relaxation(priced, hull_steps(priced))
     is_open = np.ones(len(largest), bool)
     frontier = start(0, 0.0)
     for row in big:
         is_open[row] = False
         # a partial answer that another beats in bytes and cost may be the one that fits on the GPU
-        grown = grow(frontier, priced, steps, is_open, row, limit + credit, undominated=tables.gpu_bytes is None)
+        grown = grow(frontier, priced, relaxation, is_open, row, limit + credit, undominated=tables.gpu_bytes is None)
         if len(grown.costs) > MAX_BRANCHES:
             is_open[row] = True
             break

@@ -8,7 +8,7 @@ import bitclass3_ilp
 import bitclass3_lagrangian
 import numpy as np
 import pytest
-from bitclass3_ilp import Options
+from bitclass3_ilp import Options, branches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +72,18 @@ def test_ilp_equals_brute_force(problem):
     assert cost == pytest.approx(best, rel=1e-8, abs=1e-14)
     assert allocation.proof.optimal
     assert allocation.proof.bound <= best * (1 + 1e-9) + 1e-15
+
+
+@settings(max_examples=100, deadline=None)
+@given(small_problems())
+def test_ilp_equals_brute_force_where_cp_sat_has_to_prove(problem):
+    with pytest.MonkeyPatch.context() as patch:  # no branches, no work allowed to the walk
+        patch.setattr(bitclass3_ilp, "MAX_WORK", 0)
+        patch.setattr(branches, "BIG_SHARE", 1.0)
+        allocation = ilp(problem)
+    assert chosen(problem, allocation)[1] <= problem.gpu_budget_bytes
+    assert chosen(problem, allocation)[2] == pytest.approx(brute_force(problem), rel=1e-8, abs=1e-14)
+    assert allocation.proof.optimal
 
 
 @settings(max_examples=150, deadline=None)
