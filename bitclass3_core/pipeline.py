@@ -19,7 +19,7 @@ from bitclass3_core.errors import ConfigError, ContractError, UnusableTypeError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file, write_json
 from bitclass3_core.gguf_model import GgufModel, total_file_bytes
-from bitclass3_core.gpu_split import gpu_of, write_override
+from bitclass3_core.gpu_split import gpu_bytes, gpu_of, write_override
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
@@ -209,7 +209,8 @@ class Pipeline:
         tail = f"; bound {proof.bound:.6g}, gap {proof.gap:.2e}, {'optimal' if proof.optimal else 'not proven'}" if proof else ""
         predicted = self.costs.total(answer.qtypes)
         cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
-        self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}")
+        on_gpu = self.limits.gpu and f"; {human_bytes(gpu_bytes(self.model, self.limits.gpu, answer.qtypes))} on the GPU"
+        self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}{on_gpu or ''}")
         return answer
 
     def _quantizable_bytes(self, allocation: Allocation) -> int:
