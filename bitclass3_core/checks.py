@@ -8,6 +8,8 @@ import numpy as np
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.gpu_split import gpu_bytes
+from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import qtype
@@ -81,20 +83,31 @@ def check_allocation(
     quantizable: frozenset[str],
     n_bytes: int,
     budget_bytes: int | None,
-    pins: Mapping[str, str],
+    limits: Limits,
     plugin: str,
 ) -> None:
-    """Every quantizable tensor has a type that its rows accept, pins are kept, and ``n_bytes`` (computed by the core) fits."""
+    """Every quantizable tensor has a type that its rows accept, limits are kept, and ``n_bytes`` (computed by the core) fits."""
     missing, extra = quantizable - set(answer.qtypes), set(answer.qtypes) - quantizable
     if missing or extra:
         raise ContractError(f"plugin {plugin!r} must answer each quantizable tensor and no other: {_listed(missing | extra)}")
     for name, q in answer.qtypes.items():
         if not model.tensors[name].accepts(qtype(q)):
             raise ContractError(f"plugin {plugin!r} gave {name} {q}, which its rows of {model.tensors[name].n_in} cannot hold")
-        if name in pins and pins[name] != q:
-            raise ContractError(f"plugin {plugin!r} gave {name} {q}, but it is pinned to {pins[name]}")
+        if limits.pins.get(name, q) != q:
+            raise ContractError(f"plugin {plugin!r} gave {name} {q}, but it is pinned to {limits.pins[name]}")
+        if name in limits.floors and qtype(q).bpw < limits.floors[name].bpw and q != model.tensors[name].dtype:
+            raise ContractError(f"plugin {plugin!r} gave {name} {q}, but its floor is {limits.floors[name].name}")
+    for names in limits.groups:
+        if len({answer.qtypes[name] for name in names}) > 1:
+            raise ContractError(f"plugin {plugin!r} gave different types to {_listed(names)}, which share one")
     if budget_bytes is not None and n_bytes > budget_bytes:
         raise ContractError(f"plugin {plugin!r} answered {n_bytes:,} bytes, the budget is {budget_bytes:,}")
+    if limits.gpu is not None:
+        on_gpu = gpu_bytes(model, limits.gpu, answer.qtypes)
+        if on_gpu > limits.gpu.budget_bytes:
+            raise ContractError(
+                f"plugin {plugin!r} answered {on_gpu:,} bytes on the GPU, its budget is {limits.gpu.budget_bytes:,}; use ilp, lagrangian or greedy"
+            )
 
 
 def check_evaluations(answer: list[Evaluation], candidates: list[str], plugin: str) -> None:

@@ -42,10 +42,24 @@ class CorpusSection(_Section):
 
 
 class QtypesSection(_Section):
-    """The types to choose from, and fixed choices: ``pins`` maps a regular expression over tensor names to a type."""
+    """The types to choose from, and constraints by regular expressions over tensor names.
+
+    ``pins`` gives the type of what a pattern matches, ``floors`` the smallest, ``menus`` the types to choose from there. ``groups``
+    are patterns (or ``gate_up``, ``qkv``): tensors that match with the same captures share a type.
+    """
 
     menu: str | list[str] = "default"
     pins: dict[str, str] = Field(default_factory=dict)
+    floors: dict[str, str] = Field(default_factory=dict)
+    menus: dict[str, str | list[str]] = Field(default_factory=dict)
+    groups: list[str] = Field(default_factory=list)
+
+
+class GpuSection(_Section):
+    """A second budget, for the tensors that lie on the GPU: those that any of ``tensors`` matches; all but experts where none is named."""
+
+    budget: str | int | None = None
+    tensors: list[str] = Field(default_factory=list)
 
 
 class StageSection(_Section):
@@ -129,6 +143,7 @@ class RunConfig(_Section):
     model: ModelSection = ModelSection()
     corpus: CorpusSection = CorpusSection()
     qtypes: QtypesSection = QtypesSection()
+    gpu: GpuSection = GpuSection()
     architecture: StageSection = StageSection(plugin="auto")
     estimate: StageSection = StageSection(plugin="kl-hessian")
     measure: StageSection = StageSection(plugin="weighted-error")

@@ -20,6 +20,29 @@ from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
 _LIBRARY_NAMES = {"linux": "libggml-base.so", "darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
+# Million weights a second that one core quantizes (ggml 0.20.2, AVX2; benchmarks/kernel_speed.py). The first row of a type with a
+# lattice costs more once in a process: ggml makes its tables then, IQ1_S 8 s, IQ2_S 4 s, IQ2_XS 2 s, IQ2_XXS 1 s.
+SPEED = {
+    "Q8_0": 280,
+    "Q4_0": 39,
+    "Q5_0": 39,
+    "Q6_K": 32,
+    "Q3_K": 26,
+    "Q4_1": 9,
+    "Q5_1": 9,
+    "Q4_K": 8.6,
+    "Q5_K": 8.7,
+    "Q2_K": 7.6,
+    "IQ4_NL": 5,
+    "IQ4_XS": 4.8,
+    "IQ3_S": 3.5,
+    "IQ3_XXS": 2.2,
+    "IQ1_S": 5.6,
+    "IQ2_S": 5,
+    "IQ2_XXS": 3,
+    "IQ1_M": 1.6,
+    "IQ2_XS": 1.4,
+}
 _F16_OVERFLOW = 65520.0  # the smallest number that rounds to Inf
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, _FLOATS, ctypes.c_int64)

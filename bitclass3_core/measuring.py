@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bitclass3_core.checks import check_costs
 from bitclass3_core.costs import Cost, CostStore, CostTable
+from bitclass3_core.limits import Limits
 from bitclass3_core.model import FloatArray, Model, Rows, TensorInfo
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
@@ -47,12 +48,15 @@ def wanted_qtypes(info: TensorInfo, qtypes: tuple[QType, ...]) -> tuple[QType, .
 Cells = Mapping[str, tuple[QType, ...]]
 
 
-def wanted_cells(model: Model, quantizable: frozenset[str], qtypes: tuple[QType, ...], pins: Mapping[str, str]) -> Cells:
-    """The types at which each quantizable tensor is to be measured; a pinned tensor at its pin too, whatever the menu."""
+def wanted_cells(model: Model, quantizable: frozenset[str], qtypes: tuple[QType, ...], limits: Limits) -> Cells:
+    """The types at which each quantizable tensor is to be measured: its own menu's or ``qtypes``, its pin and floor whatever the menu."""
     wanted = {}
     for name in sorted(quantizable):
-        pinned = {qtype(pins[name])} - set(qtypes) if name in pins else set()
-        wanted[name] = wanted_qtypes(model.tensors[name], (*qtypes, *pinned))
+        types = limits.menus.get(name, qtypes)
+        asked = {qtype(limits.pins[name])} if name in limits.pins else set()
+        if name in limits.floors and name not in limits.menus:
+            asked.add(limits.floors[name])
+        wanted[name] = wanted_qtypes(model.tensors[name], (*types, *sorted(asked - set(types))))
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack as arrays: the dual bound, a first answer, fill and swaps. Shared by the built-in solvers.
+"""The multiple-choice knapsack as arrays, and its dual bound. Shared by the built-in solvers.
 
 One choice for every group, least total cost, total bytes at most the budget. Its Lagrangian dual for a multiplier m >= 0 is
 
@@ -6,6 +6,9 @@ One choice for every group, least total cost, total bytes at most the budget. It
 
 a lower bound on every answer (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter 11). L is concave and piecewise
 linear; it bends only at slopes of the groups' lower convex hulls, so sorting those finds its maximum exactly.
+
+With a second budget (bytes on the GPU) there is a second multiplier: choices are priced at cost + gpu_multiplier * gpu_bytes,
+the dual of that one-budget problem less gpu_multiplier * gpu_budget bounds every answer, and it is concave in gpu_multiplier.
 """
 
 from dataclasses import dataclass
@@ -22,15 +25,23 @@ Bools = NDArray[np.bool_]
 
 # a relative gap that counts as proof: sums of doubles round by less
 OPTIMAL_GAP = 1e-9
+# halvings of the bracket around the price of bytes on the GPU: enough for every digit of the bound that counts
+_BISECTIONS = 40
+_DOUBLINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """A problem as matrices [group, choice]; rows are padded with infinite costs and with the bytes of the last choice."""
+    """A problem as matrices [group, choice]; rows are padded with infinite costs and with the bytes of the last choice.
+
+    ``gpu_bytes`` and ``gpu_budget`` are the second budget; None where there is none.
+    """
 
     n_bytes: Ints
     costs: Floats
     budget: int
+    gpu_bytes: Ints | None = None
+    gpu_budget: int = 0
 
     def bytes_of(self, picks: Ints) -> int:
         """Total bytes of the choices ``picks``."""
@@ -40,9 +51,23 @@ class Tables:
         """Total cost of the choices ``picks``."""
         return float(self.costs[np.arange(len(picks)), picks].sum())
 
-    def rows(self, groups: Ints, budget: int) -> "Tables":
+    def gpu_bytes_of(self, picks: Ints) -> int:
+        """Bytes on the GPU of the choices ``picks``; 0 without a second budget."""
+        return 0 if self.gpu_bytes is None else int(self.gpu_bytes[np.arange(len(picks)), picks].sum())
+
+    def fits(self, picks: Ints) -> bool:
+        """Whether ``picks`` keep within every budget."""
+        return self.bytes_of(picks) <= self.budget and (self.gpu_bytes is None or self.gpu_bytes_of(picks) <= self.gpu_budget)
+
+    def rows(self, groups: Ints, budget: int, gpu_budget: int = 0) -> "Tables":
         """The problem of some of the groups alone."""
-        return Tables(self.n_bytes[groups], self.costs[groups], budget)
+        gpu_bytes = None if self.gpu_bytes is None else self.gpu_bytes[groups]
+        return Tables(self.n_bytes[groups], self.costs[groups], budget, gpu_bytes, gpu_budget)
+
+    def priced(self, gpu_multiplier: float) -> "Tables":
+        """The one-budget problem in which bytes on the GPU cost ``gpu_multiplier`` each."""
+        costs = self.costs if self.gpu_bytes is None or not gpu_multiplier else self.costs + gpu_multiplier * self.gpu_bytes
+        return Tables(self.n_bytes, costs, self.budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +82,26 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Dual:
-    """The largest dual bound, the multiplier that gives it, and the choices on its side of the budget that fits."""
+    """The largest dual bound, the multipliers that give it, and the choices on its side of the budgets that fits."""
 
     bound: float
     multiplier: float
     picks: Ints
+    gpu_multiplier: float = 0.0
 
 
 def require_feasible(problem: Problem) -> None:
     """Refuse a problem that even the smallest choices do not fit."""
+    gpu = problem.gpu_budget_bytes
     if problem.smallest_bytes > problem.budget_bytes:
         raise InfeasibleError(
             f"budget is {problem.budget_bytes:,} bytes, smallest possible is {problem.smallest_bytes:,}; "
             "raise the target or add smaller types to the menu"
+        )
+    if gpu is not None and problem.smallest_gpu_bytes > gpu:
+        raise InfeasibleError(
+            f"budget of the GPU is {gpu:,} bytes, smallest possible is {problem.smallest_gpu_bytes:,}; "
+            "raise it, add smaller types to the menu or keep more tensors off the GPU"
         )
 
 
@@ -78,12 +110,16 @@ def tables_of(problem: Problem) -> Tables:
     require_feasible(problem)
     width = max((len(group.choices) for group in problem.groups), default=1)
     n_bytes = np.zeros((len(problem.groups), width), np.int64)
+    gpu_bytes = np.zeros_like(n_bytes)
     costs = np.full((len(problem.groups), width), np.inf)
     for row, group in enumerate(problem.groups):
-        n_bytes[row] = group.choices[-1].n_bytes
+        n_bytes[row], gpu_bytes[row] = group.choices[-1].n_bytes, group.choices[-1].gpu_bytes
         n_bytes[row, : len(group.choices)] = [choice.n_bytes for choice in group.choices]
+        gpu_bytes[row, : len(group.choices)] = [choice.gpu_bytes for choice in group.choices]
         costs[row, : len(group.choices)] = [choice.cost for choice in group.choices]
-    return Tables(n_bytes, costs, problem.budget_bytes)
+    if problem.gpu_budget_bytes is None:
+        return Tables(n_bytes, costs, problem.budget_bytes)
+    return Tables(n_bytes, costs, problem.budget_bytes, gpu_bytes, problem.gpu_budget_bytes)
 
 
 def hull_steps(tables: Tables) -> Steps:
@@ -120,76 +156,60 @@ def _steepest_first(found: list[tuple[Ints, Ints, Ints, Floats]]) -> Steps:
 
 def lagrangian_dual(tables: Tables) -> Dual:
     """The maximum of the dual, and the steps that fit before the first that does not."""
-    steps = hull_steps(tables)
+    alone, relaxed_gpu_bytes = _one_budget_dual(tables, 0.0)
+    if tables.gpu_bytes is None or relaxed_gpu_bytes <= tables.gpu_budget:
+        return alone
+    least, most = 0.0, _first_multiplier(tables, alone)
+    best = alone
+    fitting = np.zeros(len(tables.costs), np.int64)
+    for _ in range(_BISECTIONS):
+        middle = (least + most) / 2
+        dual, relaxed_gpu_bytes = _one_budget_dual(tables, middle)
+        best = dual if dual.bound > best.bound else best
+        if relaxed_gpu_bytes <= tables.gpu_budget:
+            most, fitting = middle, dual.picks
+        else:
+            least = middle
+    return Dual(best.bound, best.multiplier, fitting, best.gpu_multiplier)
+
+
+def _one_budget_dual(tables: Tables, gpu_multiplier: float) -> tuple[Dual, float]:
+    """The dual with bytes on the GPU at that price, and how many of them its linear relaxation takes (falling in the price)."""
+    priced = tables.priced(gpu_multiplier)
+    steps = hull_steps(priced)
     picks = np.zeros(len(tables.costs), np.int64)
     room = tables.budget - tables.bytes_of(picks)
-    n_taken = int(np.searchsorted(np.cumsum(steps.n_bytes), room, side="right"))
+    ends = np.cumsum(steps.n_bytes)
+    n_taken = int(np.searchsorted(ends, room, side="right"))
     np.maximum.at(picks, steps.group[:n_taken], steps.choice[:n_taken])
+    gpu_bytes = float(tables.gpu_bytes_of(picks))
+    fixed = gpu_multiplier * tables.gpu_budget
     if n_taken == len(steps.slope):
-        return Dual(float(tables.costs.min(axis=1).sum()), 0.0, picks)
+        return Dual(float(priced.costs.min(axis=1).sum()) - fixed, 0.0, picks, gpu_multiplier), gpu_bytes
     multiplier = float(steps.slope[n_taken])
-    least = (tables.costs + multiplier * tables.n_bytes).min(axis=1).sum()
-    return Dual(float(least - multiplier * tables.budget), multiplier, picks)
+    least = (priced.costs + multiplier * tables.n_bytes).min(axis=1).sum()
+    if tables.gpu_bytes is not None:
+        row, part = steps.group[n_taken], 1 - (ends[n_taken] - room) / steps.n_bytes[n_taken]
+        gpu_bytes += float(part * (tables.gpu_bytes[row, steps.choice[n_taken]] - tables.gpu_bytes[row, picks[row]]))
+    return Dual(float(least - multiplier * tables.budget) - fixed, multiplier, picks, gpu_multiplier), gpu_bytes
 
 
-def reduced_costs(tables: Tables, multiplier: float) -> Floats:
+def _first_multiplier(tables: Tables, alone: Dual) -> float:
+    """A price of bytes on the GPU at which the relaxation keeps within their budget."""
+    smallest = tables.costs[:, 0].sum() - tables.costs.min(axis=1).sum()
+    price = max(alone.multiplier, float(smallest) / max(1, tables.budget), np.finfo(float).tiny)
+    for _ in range(_DOUBLINGS):
+        if _one_budget_dual(tables, price)[1] <= tables.gpu_budget:
+            break
+        price *= 4
+    return price
+
+
+def reduced_costs(tables: Tables, dual: Dual) -> Floats:
     """By how much each choice alone lifts the dual bound: every answer with it costs at least the bound plus this."""
-    priced = tables.costs + multiplier * tables.n_bytes
-    reduced: Floats = priced - priced.min(axis=1, keepdims=True)
+    costs = tables.priced(dual.gpu_multiplier).costs + dual.multiplier * tables.n_bytes
+    reduced: Floats = costs - costs.min(axis=1, keepdims=True)
     return reduced
-
-
-def fill(tables: Tables, picks: Ints) -> Ints:
-    """``picks`` with the bytes left over spent, the move that saves most per byte first."""
-    picks = picks.copy()
-    rows = np.arange(len(picks))
-    while True:
-        grown = tables.n_bytes - tables.n_bytes[rows, picks][:, None]
-        room = tables.budget - tables.bytes_of(picks)
-        saved = tables.costs[rows, picks][:, None] - tables.costs
-        fits = (grown > 0) & (grown <= room) & (saved > 0)
-        if not fits.any():
-            return picks
-        rate = np.where(fits, saved, 0.0) / np.where(fits, grown, 1)
-        row, choice = np.unravel_index(int(rate.argmax()), rate.shape)
-        picks[row] = choice
-
-
-def swapped(tables: Tables, picks: Ints, dual: Dual) -> Ints:
-    """``picks`` improved by changing two groups at once, the best such pair each time, until none helps."""
-    picks = picks.copy()
-    reduced = reduced_costs(tables, dual.multiplier)
-    while True:
-        gap = tables.cost_of(picks) - dual.bound
-        pair = _best_pair(tables, picks, *np.nonzero(reduced < gap))
-        if pair is None:
-            return picks
-        for row, choice in pair:
-            picks[row] = choice
-
-
-def _best_pair(tables: Tables, picks: Ints, rows: Ints, choices: Ints) -> list[tuple[int, int]] | None:
-    """The pair of moves among (``rows``, ``choices``) that saves most within the budget, or None where none saves."""
-    grown = tables.n_bytes[rows, choices] - tables.n_bytes[rows, picks[rows]]
-    saved = tables.costs[rows, picks[rows]] - tables.costs[rows, choices]
-    order = np.argsort(grown, kind="stable")
-    rows, choices, grown, saved = rows[order], choices[order], grown[order], saved[order]
-    if not len(rows):
-        return None
-    # the move that saves most among those that grow no more than each: one look-up finds every move's best partner
-    best = np.maximum.accumulate(np.where(saved == np.maximum.accumulate(saved), np.arange(len(rows)), 0))
-    n_fit = np.searchsorted(grown, tables.budget - tables.bytes_of(picks) - grown, side="right")
-    partner = best[np.maximum(n_fit - 1, 0)]
-    gain = np.where((n_fit > 0) & (rows[partner] != rows), saved + saved[partner], -np.inf)
-    first = int(gain.argmax())
-    if gain[first] <= 1e-12 * tables.cost_of(picks):
-        return None
-    return [(int(rows[i]), int(choices[i])) for i in (first, int(partner[first]))]
-
-
-def best_effort(tables: Tables, dual: Dual) -> Ints:
-    """A good answer in milliseconds: the dual's choices, the bytes left over spent, then swaps."""
-    return swapped(tables, fill(tables, dual.picks), dual)
 
 
 def proof_of(cost: float, bound: float, seconds: float, *, finished: bool = False) -> Proof:

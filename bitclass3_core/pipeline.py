@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bitclass3_core import checks
-from bitclass3_core.building import build_problem, check_budget, possible_bytes, resolve_pins
+from bitclass3_core.building import Possible, build_problem, check_target, possible_bytes
 from bitclass3_core.candidates import CandidateStore, MadeFile
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
@@ -18,13 +18,16 @@ from bitclass3_core.estimating import sensitivity_of, why_estimate
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file
 from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gpu_split import gpu_bytes, gpu_of
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
+from bitclass3_core.limits import Limits, limits_of
 from bitclass3_core.measuring import Cells, CostJob, default_threads, wanted_cells
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import menu
+from bitclass3_core.rules import rules_of
 from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.selection import Choice
@@ -119,9 +122,11 @@ class Pipeline:
         return load_corpus(section.calibration, section.evaluation, section.selection, section.imatrix, **split)
 
     @cached_property
-    def pins(self) -> dict[str, str]:
-        """Pinned tensors and their types."""
-        return resolve_pins(self.model, self.architecture, self.config.qtypes.pins)
+    def limits(self) -> Limits:
+        """The constraints that were asked for, by tensor."""
+        section, gpu = self.config.qtypes, self.config.gpu
+        rules = rules_of(self.model, self.architecture, section.pins, section.floors, section.menus, section.groups)
+        return limits_of(self.model, rules, gpu_of(self.model, gpu.budget, gpu.tensors))
 
     @property
     def sensitivity_path(self) -> Path:
@@ -186,22 +191,22 @@ class Pipeline:
     @cached_property
     def wanted(self) -> Cells:
         """The types at which each tensor is measured."""
-        return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.pins)
+        return wanted_cells(self.model, self.architecture.quantizable, menu(self.config.qtypes.menu), self.limits)
 
     @property
-    def possible_bytes(self) -> tuple[int, int]:
-        """(smallest, largest) bytes that all tensors can take; needs no costs."""
-        return possible_bytes(self.model, self.architecture, self.wanted, self.pins)
+    def possible_bytes(self) -> Possible:
+        """Bytes that all tensors can take; needs no costs."""
+        return possible_bytes(self.model, self.architecture, menu(self.config.qtypes.menu), self.limits)
 
     def check_target(self) -> None:
         """Raise InfeasibleError for a target out of reach, before anything is computed for it."""
-        check_budget(self.budget, *self.possible_bytes)
+        check_target(self.model, self.architecture, menu(self.config.qtypes.menu), self.limits, self.budget)
 
     @cached_property
     def problem(self) -> Problem:
         """What the solver gets."""
         unusable = self.folder.unusable(self.source)
-        return build_problem(self.model, self.architecture, self.costs, self.pins, self.budget, unusable)
+        return build_problem(self.model, self.architecture, self.costs, self.limits, self.budget, unusable)
 
     @cached_property
     def allocation(self) -> Allocation:
@@ -211,12 +216,13 @@ class Pipeline:
             answer = self.stages.solve(problem, self.model, self.architecture)
         n_bytes = self.quantizable_bytes(answer)
         quantizable, name = self.architecture.quantizable, self.stages.name("solve")
-        checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.pins, name)
+        checks.check_allocation(answer, self.model, quantizable, n_bytes, problem.budget_bytes, self.limits, name)
         proof = answer.proof
         tail = f"; bound {proof.bound:.6g}, gap {proof.gap:.2e}, {'optimal' if proof.optimal else 'not proven'}" if proof else ""
         predicted = self.costs.total(answer.qtypes)
         cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
-        self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}")
+        on_gpu = self.limits.gpu and f"; {human_bytes(gpu_bytes(self.model, self.limits.gpu, answer.qtypes))} on the GPU"
+        self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}{on_gpu or ''}")
         return answer
 
     def quantizable_bytes(self, allocation: Allocation) -> int:
@@ -289,6 +295,7 @@ class Pipeline:
             differences=self.store.differences(now[0].name, evaluations),
             unusable=self.folder.unusable(self.source),
             selections={now[0].name: self.choice.selection} if self.choice.selection else {},
+            constraints=tuple(self.limits.described()),
         )
 
     def report(self) -> list[Path]:
@@ -308,7 +315,13 @@ class Pipeline:
 
     def note(self) -> None:
         """Note how the run was made."""
-        self.folder.put(command=self.command, versions=versions(), timings=self.timings, warnings=self.warnings)
+        self.folder.put(
+            command=self.command,
+            versions=versions(),
+            timings=self.timings,
+            warnings=self.warnings,
+            constraints=self.limits.described(),
+        )
 
     def open(self) -> None:
         """Say what the source is, and find unusable text, before anything is computed."""

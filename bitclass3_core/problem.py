@@ -6,16 +6,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One qtype for one group: bytes in the file (alignment included) and cost in nats/token."""
+    """One qtype for one group: bytes in the file (alignment included), cost in nats/token, and how many of the bytes lie on the GPU."""
 
     qtype: str
     n_bytes: int
     cost: float
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that get one type together (mostly just one), with their choices: bytes rise, costs fall, none dominated."""
+    """Tensors that get one type together (mostly just one), with their choices: bytes rise, costs fall, none dominated.
+
+    Bytes on the GPU never fall from one choice to the next: each tensor's bytes rise with its bits per weight.
+    """
 
     name: str
     tensors: tuple[str, ...]
@@ -26,11 +30,13 @@ class Group:
 class Problem:
     """Pick one choice for each group: minimal total cost, total bytes at most ``budget_bytes``.
 
-    The bytes of tensors that are never quantized are already taken off the budget.
+    The bytes of tensors that are never quantized are already taken off the budget. Where ``gpu_budget_bytes`` is a number,
+    the choices' ``gpu_bytes`` may not exceed that either.
     """
 
     groups: tuple[Group, ...]
     budget_bytes: int
+    gpu_budget_bytes: int | None = None
 
     @property
     def smallest_bytes(self) -> int:
@@ -41,6 +47,11 @@ class Problem:
     def largest_bytes(self) -> int:
         """Bytes with every group at its largest choice."""
         return sum(group.choices[-1].n_bytes for group in self.groups)
+
+    @property
+    def smallest_gpu_bytes(self) -> int:
+        """Bytes on the GPU with every group at its smallest choice."""
+        return sum(group.choices[0].gpu_bytes for group in self.groups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,21 @@ WRITABLE_QTYPES = (
     *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL"),
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
 )
+_K = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+_LEGACY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 MENUS = {
-    # Types whose kernels are fast enough to price a whole model in minutes, and of use between 2.6 and 8.5 bpw.
+    # Of use between 2.6 and 8.5 bpw on every back end, if not always at full speed.
     "default": (
         *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL"),
         *("Q4_0", "Q4_1", "Q5_0", "Q5_1"),
     ),
     "k": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q5_0"),
     "all": WRITABLE_QTYPES,
+    # What llama.cpp's back ends are fast with: docs/reference/type-menus.md says from which of its files.
+    "cuda": tuple(name for name in WRITABLE_QTYPES if name != "IQ1_M"),
+    "cpu": (*_K, *_LEGACY, "IQ4_NL", "IQ4_XS"),
+    "metal": (*_K, *_LEGACY, "IQ4_NL"),
+    "vulkan": (*_K, *_LEGACY, "IQ4_XS"),
 }
 # ggml refuses these without an imatrix, or writes garbage (llama-quantize stops for them too).
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
@@ -74,7 +81,7 @@ def qtype(name: str) -> QType:
 
 
 def menu(names: str | Iterable[str]) -> tuple[QType, ...]:
-    """The types of a menu (``"default"``, ``"k"``, ``"all"``) or of a list of names, without doubles, smallest first.
+    """The types of a menu (``"default"``, ``"k"``, ``"cpu"``, ``"all"``) or of a list of names, without doubles, smallest first.
 
     Raises ConfigError for an unknown menu or type, and for one that cannot be written.
     """

@@ -94,6 +94,7 @@ class Run:
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
     selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the candidate that was chosen
     levels: tuple[Level, ...] = ()  # of a ladder, in the order that was asked for; ``ours`` is then the recommended one
+    constraints: tuple[str, ...] = ()  # pins, floors, menus, groups and the GPU's budget, in words
 
     @property
     def ours(self) -> Candidate:

@@ -78,7 +78,7 @@ def _variations(pipeline: "Pipeline") -> list[Offer]:
 
 
 def _stock(pipeline: "Pipeline") -> list[Offer]:
-    """The largest stock mix within the budget, if there is one and it keeps what is pinned."""
+    """The largest stock mix within the budget, if there is one and it keeps the constraints."""
     from bitclass3_core.shipping import named, usable
 
     if not pipeline.config.select.stock:
@@ -88,8 +88,8 @@ def _stock(pipeline: "Pipeline") -> list[Offer]:
     except InfeasibleError as error:
         pipeline.progress.say(f"select: no stock mix: {error}")
         return []
-    if broken := [name for name, q in pipeline.pins.items() if mix.qtypes[name] != q]:
-        pipeline.progress.say(f"select: {mix.note} is no candidate: {broken[0]} is pinned to {pipeline.pins[broken[0]]}")
+    if broken := pipeline.limits.broken_by(mix.qtypes):
+        pipeline.progress.say(f"select: {mix.note} is no candidate: {broken}")
         return []
     planned = MadeFile.planned(f"{pipeline.model.name}-{named(mix)}", "stock", mix, pipeline.model)
     return [Offer(planned, mix.note, pipeline)]

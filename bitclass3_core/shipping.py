@@ -8,6 +8,7 @@ from bitclass3_core.candidates import TEST, MadeFile, allocation_record
 from bitclass3_core.errors import ContractError, UnusableTypeError
 from bitclass3_core.files import sha256_file, write_json
 from bitclass3_core.gguf_model import total_file_bytes
+from bitclass3_core.gpu_split import write_override
 from bitclass3_core.imatrix_file import write_imatrix
 from bitclass3_core.problem import Allocation
 from bitclass3_core.selection import Choice, choose
@@ -26,6 +27,7 @@ def ship(pipeline: "Pipeline") -> tuple[list[MadeFile], Choice]:
         except UnusableTypeError as error:
             _do_without(pipeline, error)
     _check_size(pipeline, made[0])
+    write_override(pipeline.folder.path, made[0].name, pipeline.model, pipeline.limits.gpu)
     return made, choice
 
 

@@ -16,6 +16,7 @@ from bitclass3_core.errors import ConfigError, ContractError, PluginError, did_y
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
+from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.plugins import Plugin, PluginManager, installed, load_plugin, parse_options
 from bitclass3_core.problem import Allocation, Problem
@@ -210,7 +211,7 @@ class StageRunner:
         options = parse_options(plugin, "solve", values)
         arguments = {"problem": problem, "model": model, "architecture": architecture}
         answer: Allocation = _expect(self._manager.call("solve", plugin, options, **arguments), Allocation, plugin.name, "solve")
-        checks.check_allocation(answer, model, architecture.quantizable, 0, None, {}, plugin.name)
+        checks.check_allocation(answer, model, architecture.quantizable, 0, None, Limits(), plugin.name)
         return answer
 
     def stock_within(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
@@ -220,7 +221,7 @@ class StageRunner:
         answer: Allocation = _expect(
             self._manager.call("solve", plugin, parse_options(plugin, "solve", {}), **arguments), Allocation, "stock", "solve"
         )
-        checks.check_allocation(answer, model, architecture.quantizable, 0, None, {}, plugin.name)
+        checks.check_allocation(answer, model, architecture.quantizable, 0, None, Limits(), plugin.name)
         return answer
 
     def _default_baseline(self) -> dict[str, Any]:

@@ -128,9 +128,12 @@ class _Sizes:
         self._base = base
         _ = base.costs  # shared by all
         self._predicted: dict[int, float] = {}
-        smallest, largest = base.possible_bytes
+        possible = base.possible_bytes
         per_step = budget_for_bpw(base.model, 1.0).data_bytes / STEPS_PER_BIT
-        self.low, self.high = math.ceil(smallest / per_step), math.floor(min(largest / per_step, 100 * bpw(base.model, {})))
+        self.low, self.high = (
+            math.ceil(possible.smallest / per_step),
+            math.floor(min(possible.largest / per_step, 100 * bpw(base.model, {}))),
+        )
 
     def at(self, step: int) -> "Pipeline":
         """The run of a size."""

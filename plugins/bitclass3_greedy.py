@@ -22,13 +22,15 @@ def bitclass3_solve(problem: Problem) -> Allocation:
 def climb(tables: Tables) -> Ints:
     """Take every step that fits; a group whose next step does not fit stays where it is."""
     picks = np.zeros(len(tables.costs), np.int64)
-    room = tables.budget - tables.bytes_of(picks)
+    room, gpu_room = tables.budget - tables.bytes_of(picks), tables.gpu_budget - tables.gpu_bytes_of(picks)
+    gpu_bytes = np.zeros_like(tables.n_bytes) if tables.gpu_bytes is None else tables.gpu_bytes
     stopped: set[int] = set()
     steps = hull_steps(tables)
     for group, choice, n_bytes in zip(steps.group.tolist(), steps.choice.tolist(), steps.n_bytes.tolist(), strict=True):
-        if n_bytes > room:
+        n_gpu_bytes = int(gpu_bytes[group, choice] - gpu_bytes[group, picks[group]])
+        if n_bytes > room or (n_gpu_bytes and n_gpu_bytes > gpu_room):
             stopped.add(group)
         if group not in stopped:
             picks[group] = choice
-            room -= n_bytes
+            room, gpu_room = room - n_bytes, gpu_room - n_gpu_bytes
     return picks

@@ -3,7 +3,8 @@
     cost = 1/2 sum_i out_power_i sum_j in_fisher_j D_ij^2       D = dequantize(quantize(W, qtype, imatrix)) - W
 
 With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
-is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows (Horvitz-Thompson).
+is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows, by the ratio of
+their errors to those of a fast type that is measured on every row: rows are alike in it (Cochran: Sampling Techniques, chapter 6).
 Where the estimator knows it, the cost of rounding the inputs to the format that goes with the type is added.
 """
 
@@ -22,9 +23,10 @@ from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, IndexArray, Model
-from bitclass3_core.qtypes import QType, activation_format
+from bitclass3_core.qtypes import QType, activation_format, qtype
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
 
+_LARGE = 1 << 26  # weights above which Q8_0 takes Q6_K's place as the type that is measured on every row: six times as fast
 _SLAB_WEIGHTS = 1 << 24  # rows are read in slabs of at most this many weights (64 MiB as float32)
 
 
@@ -36,7 +38,8 @@ class Options(BaseModel):
     relative_error: float = Field(
         0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows"
     )
-    min_rows: int = Field(512, ge=2, description="rows measured at least; smaller tensors are measured whole")
+    min_rows: int = Field(128, ge=2, description="rows measured at least; tensors of up to twice as many are measured whole")
+    whole_weights: int = Field(1 << 19, ge=0, description="tensors of up to so many weights are measured whole")
     seed: int = 0
     activations: Literal["cpu", "gpu", "none"] = Field(
         "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
@@ -93,35 +96,71 @@ def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights
     return errors
 
 
-def _probabilities(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]:
-    """Chance of each row to be drawn: half in proportion to out_power_i * (W_i^2 . in_power), half uniform."""
+def _energies(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]:
+    """What it would cost to lose each row: 1/2 out_power_i * (W_i^2 . in_power)."""
     info = model.tensors[name]
-    sizes = np.empty(info.n_rows)
+    energies = np.empty(info.n_rows)
     per_slab = max(1, _SLAB_WEIGHTS // info.n_in)
     for begin in range(0, info.n_rows, per_slab):
         rows = np.arange(begin, min(begin + per_slab, info.n_rows))
-        sizes[rows] = weights.row_errors(np.square(model.read(name, rows)), rows)
+        energies[rows] = weights.row_errors(np.square(model.read(name, rows)), rows)
+    return energies
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A number for every row that its errors are about proportional to, and the chance of each row to be drawn.
+
+    Half in proportion to that number, half uniform: no row can weigh more than twice what it weighs among all.
+    """
+
+    sizes: NDArray[np.float64]
+    chances: NDArray[np.float64]
+
+
+def _known(model: Model, name: str, weights: _Weights) -> _Known:
+    """The errors of the rows at a type whose kernel is fast; their energies where the tensor cannot have it."""
+    info = model.tensors[name]
+    fast = "Q5_0" if info.n_in % 256 else "Q6_K" if info.n_params <= _LARGE else "Q8_0"
+    try:
+        sizes = _errors_of_rows(model, name, np.arange(info.n_rows), qtype(fast), weights)
+    except UnusableTypeError:
+        sizes = _energies(model, name, weights)
     total = sizes.sum()
     uniform = np.full(info.n_rows, 1 / info.n_rows)
-    return uniform if total <= 0 else 0.5 * uniform + 0.5 * sizes / total
+    return _Known(sizes, uniform if total <= 0 else 0.5 * uniform + 0.5 * sizes / total)
 
 
-def _sampled(model: Model, name: str, q: QType, weights: _Weights, p: NDArray[np.float64], options: Options) -> Cost:
-    """Horvitz-Thompson estimate with replacement, rows added in doublings until the standard error is small enough."""
+def _sampled(model: Model, name: str, q: QType, weights: _Weights, known: _Known, options: Options) -> Cost:
+    """The ratio estimate from rows drawn with replacement, in doublings until the standard error is small enough.
+
+    Its bias is of the order of 1 / rows, its standard error that of what the ratio leaves (Cochran, equations 6.9 and 6.13).
+    """
     n_rows = model.tensors[name].n_rows
     seed = int.from_bytes(hashlib.sha256(f"{options.seed} {name}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)  # the same rows for every type: costs of a tensor are compared with each other
-    draws = np.empty(0)
+    errors, sizes = np.empty(0), np.empty(0)
     n_drawn, n_more = 0, options.min_rows
     while n_drawn + n_more < n_rows:
-        rows, counts = np.unique(rng.choice(n_rows, size=n_more, p=p), return_counts=True)
-        errors = _errors_of_rows(model, name, rows, q, weights)
-        draws = np.concatenate([draws, np.repeat(errors / p[rows], counts)])
-        n_drawn, n_more = len(draws), len(draws)
-        cost, se = float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(len(draws)))
+        rows, counts = np.unique(rng.choice(n_rows, size=n_more, p=known.chances), return_counts=True)
+        drawn = _errors_of_rows(model, name, rows, q, weights)
+        errors = np.concatenate([errors, np.repeat(drawn / known.chances[rows], counts)])
+        sizes = np.concatenate([sizes, np.repeat(known.sizes[rows] / known.chances[rows], counts)])
+        n_drawn, n_more = len(errors), len(errors)
+        cost, se = _ratio_estimate(errors, sizes, float(known.sizes.sum()))
         if se <= options.relative_error * cost:
             return Cost(cost, se, n_drawn)
     return _whole(model, name, q, weights)
+
+
+def _ratio_estimate(errors: NDArray[np.float64], sizes: NDArray[np.float64], total: float) -> tuple[float, float]:
+    """Estimate of the sum of all errors and its standard error, from draws of both over their chances; ``total`` is that of sizes."""
+    mean = float(sizes.mean())
+    if mean <= 0 or total <= 0:
+        return float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(len(errors)))
+    ratio = float(errors.mean()) / mean
+    left = float((errors - ratio * sizes).std(ddof=1) / np.sqrt(len(errors)))
+    return ratio * total, left * total / mean
 
 
 def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
@@ -150,11 +189,11 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
     costs: dict[str, dict[str, Cost]] = {}
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])
-        if info.n_rows <= 2 * options.min_rows or options.relative_error == 0:
+        if info.n_rows <= 2 * options.min_rows or info.n_params <= options.whole_weights or options.relative_error == 0:
             cells = {q: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
         else:
-            p = _probabilities(model, name, weights)
-            cells = {q: _unless_unusable(_sampled, model, name, q, weights, p, options) for q in qtypes}
-        known = sensitivity.tensors[name].activation
-        costs[name] = {q.name: replace(cell, cost=cell.cost + _rounding(known, q, options)) for q, cell in cells.items()}
+            known = _known(model, name, weights)
+            cells = {q: _unless_unusable(_sampled, model, name, q, weights, known, options) for q in qtypes}
+        activation = sensitivity.tensors[name].activation
+        costs[name] = {q.name: replace(cell, cost=cell.cost + _rounding(activation, q, options)) for q, cell in cells.items()}
     return CostTable(costs, sensitivity.in_nats)

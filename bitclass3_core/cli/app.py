@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitclass3_core.cli.limits import Floor, GpuBudget, GpuTensors, Group, Menu, Pin, limit_flags
 from bitclass3_core.errors import Bitclass3Error
 
 app = typer.Typer(
@@ -62,7 +63,6 @@ PluginName = Annotated[
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="any key of the pipeline: estimate.options.n_tokens=4096; repeatable")
 ]
-Menu = Annotated[str | None, typer.Option("--menu", help="types to choose from: default, k, all")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run")]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="threads of the kernels; 0: all cores")]
 AllowQuantized = Annotated[bool, typer.Option("--allow-quantized-source", help="go on with a source that is already quantized")]
@@ -102,11 +102,11 @@ def _flags(**values: Any) -> dict[tuple[str, ...], Any]:
         **{("budget", "options", key): values.get(key) for key in _FIXED},
         ("budget", "level"): values.get("level"),
         ("budget", "target_kld"): values.get("target_kld"),
-        ("qtypes", "menu"): values["menu"],
         ("out",): values["out"],
         ("threads",): values["threads"],
         ("model", "allow_quantized_source"): values["allow_quantized"] or None,
     }
+    flags |= limit_flags(**{key: values[key] for key in ("menu", "pin", "floor", "group", "gpu_budget", "gpu_tensors")})
     return {**flags, **{path: value for path, value in paths.items() if value not in (None, [])}}
 
 
@@ -132,6 +132,11 @@ def run(
     plugin: PluginName = None,
     set_: Setting = None,
     menu: Menu = None,
+    pin: Pin = None,
+    floor: Floor = None,
+    group: Group = None,
+    gpu_budget: GpuBudget = None,
+    gpu_tensors: GpuTensors = None,
     out: Out = None,
     baseline: Baseline = None,
     until: Annotated[str, typer.Option(help="last stage to run: estimate, measure, solve, export, evaluate, report")] = "report",
@@ -172,6 +177,11 @@ def plan(
     plugin: PluginName = None,
     set_: Setting = None,
     menu: Menu = None,
+    pin: Pin = None,
+    floor: Floor = None,
+    group: Group = None,
+    gpu_budget: GpuBudget = None,
+    gpu_tensors: GpuTensors = None,
     out: Out = None,
     baseline: Baseline = None,
     threads: Threads = None,
@@ -205,6 +215,11 @@ def ladder(
     plugin: PluginName = None,
     set_: Setting = None,
     menu: Menu = None,
+    pin: Pin = None,
+    floor: Floor = None,
+    group: Group = None,
+    gpu_budget: GpuBudget = None,
+    gpu_tensors: GpuTensors = None,
     out: Out = None,
     baseline: Baseline = None,
     keep: Annotated[

@@ -8,48 +8,26 @@ from bitclass3_core.building import possible_bytes
 from bitclass3_core.cli.run import default_out, use_llama_cpp
 from bitclass3_core.config import RunConfig
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.gguf_writer import header_bytes
+from bitclass3_core.kernels import SPEED
 from bitclass3_core.layout import file_bytes
-from bitclass3_core.measuring import default_threads, wanted_qtypes
-from bitclass3_core.model import Architecture
+from bitclass3_core.measuring import default_threads
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
-from bitclass3_core.qtypes import QType, menu
+from bitclass3_core.qtypes import menu
 
-# Million weights a second that one core quantizes (ggml's kernels, AVX2): for a first guess of minutes, no more.
-_SPEED = {
-    "Q8_0": 180,
-    "Q4_0": 46,
-    "Q4_1": 46,
-    "Q5_0": 46,
-    "Q5_1": 46,
-    "IQ4_NL": 9,
-    "Q6_K": 44,
-    "Q3_K": 19,
-    "Q4_K": 13,
-    "Q5_K": 13,
-    "Q2_K": 9,
-    "IQ4_XS": 7,
-    "IQ3_S": 2.4,
-    "IQ3_XXS": 2.2,
-    "IQ2_XXS": 0.7,
-    "IQ2_XS": 0.3,
-    "IQ2_S": 0.2,
-    "IQ1_S": 0.1,
-    "IQ1_M": 0.1,
-}
-_SAMPLED_ROWS = 2048  # of a large tensor, about what the default sampling error needs
+# what weighted-error measures of a tensor by default
+_SAMPLED_ROWS, _WHOLE_WEIGHTS = 128, 1 << 19
 _FLOPS_PER_CORE = 30e9  # of float32 matrix products, a cautious guess
 
 
-def _measure_seconds(model: GgufModel, architecture: Architecture, qtypes: tuple[QType, ...], threads: int) -> float:
+def _measure_seconds(pipeline: Pipeline) -> float:
     seconds = 0.0
-    for name in architecture.quantizable:
-        info = model.tensors[name]
-        weights = min(info.n_rows, _SAMPLED_ROWS) * info.n_in
-        seconds += sum(weights / (_SPEED.get(q.name, 5) * 1e6) for q in wanted_qtypes(info, qtypes))
-    return seconds / threads
+    for name, types in pipeline.wanted.items():
+        info = pipeline.model.tensors[name]
+        n_weights = min(info.n_params, max(_WHOLE_WEIGHTS, _SAMPLED_ROWS * info.n_in))
+        seconds += info.n_params / (SPEED["Q8_0"] * 1e6) + sum(n_weights / (SPEED.get(q.name, 5) * 1e6) for q in types)
+    return seconds / pipeline.threads
 
 
 def _torch_seconds(config: RunConfig, n_params: int, threads: int) -> float:
@@ -66,7 +44,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
     model, architecture, threads = pipeline.model, pipeline.architecture, pipeline.threads
     qtypes = menu(config.qtypes.menu)
     header = header_bytes(model)
-    smallest, largest = possible_bytes(model, architecture, pipeline.wanted, pipeline.pins)
+    possible = possible_bytes(model, architecture, qtypes, pipeline.limits)
     if not pipeline.stages.budget_needs_sensitivity():
         pipeline.check_target()
     n_params = sum(info.n_params for info in model.tensors.values())
@@ -76,13 +54,12 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "tensors": len(model.tensors),
         "quantizable_tensors": len(architecture.quantizable),
         "weights": n_params,
-        "smallest_file_bytes": header + smallest,
-        "largest_file_bytes": header + largest,
-        "costs_to_measure": sum(len(wanted_qtypes(model.tensors[name], qtypes)) for name in architecture.quantizable),
+        "smallest_file_bytes": header + possible.smallest,
+        "largest_file_bytes": header + possible.largest,
+        "constraints": pipeline.limits.described(),
+        "costs_to_measure": sum(len(types) for types in pipeline.wanted.values()),
         "memory_bytes": 6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0,
-        "minutes": round(
-            (_measure_seconds(model, architecture, qtypes, threads) + _torch_seconds(config, n_params, threads)) / 60, 1
-        ),
+        "minutes": round((_measure_seconds(pipeline) + _torch_seconds(config, n_params, threads)) / 60, 1),
         "quantizable": sorted(architecture.quantizable),
     }
     if pipeline.is_measured and config.budget.target_kld is None:
@@ -92,7 +69,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         values["file_bytes"] = file_bytes(model, known)
         values["disk_bytes"] = 2 * values["file_bytes"]
     else:
-        values["disk_bytes"] = 2 * (header + largest)
+        values["disk_bytes"] = 2 * (header + possible.largest)
     return values
 
 
@@ -108,6 +85,8 @@ def plan_command(config: RunConfig, as_json: bool) -> None:
     print(f"source        {values['source']} ({values['architecture']}), {values['weights']:,} weights")
     print(f"tensors       {values['tensors']}, {values['quantizable_tensors']} of them quantizable")
     print(f"possible      {human_bytes(values['smallest_file_bytes'])} to {human_bytes(values['largest_file_bytes'])}")
+    for line in values["constraints"]:
+        print(f"constraint    {line}")
     print(f"to measure    {values['costs_to_measure']} costs on {default_threads(config.threads)} threads")
     print(f"disk          at most {human_bytes(values['disk_bytes'])} (ours and the stock mix)")
     print(f"memory        about {human_bytes(values['memory_bytes'])} for the model in torch")

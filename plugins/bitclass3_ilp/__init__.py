@@ -4,15 +4,21 @@
 2. The choices of the few groups that hold much of the bytes become branches, each bounded by its own dual.
 3. In a branch, a choice whose reduced cost exceeds the gap between bound and answer cannot be in a better one: it goes.
 4. What is left is walked through exactly in real-valued costs; where that grows too large, CP-SAT takes it over.
+
+With a second budget (bytes on the GPU) the problem is first solved without it: where that answer fits, it is the best. Else the
+dual has two multipliers, branches and choices are dropped by that bound, and the walk takes the groups on the GPU first.
+CP-SAT, with both budgets, takes over where a group lies in both memories.
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, best_effort, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.improving import best_effort
+from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 from bitclass3_ilp import cp_sat
 from bitclass3_ilp.branches import Branch, branches_of, core_of
@@ -40,8 +46,12 @@ def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
     """The cheapest allocation within the budget, with a proof; the same answer every time, unless the time limit ends the search."""
     started = time.monotonic()
     tables = tables_of(problem)
-    search = Search(tables, options, started + options.time_limit_seconds)
+    deadline = started + options.time_limit_seconds
+    search = Search(replace(tables, gpu_bytes=None), options, deadline)
     bound = search.run()
+    if not tables.fits(search.picks):
+        search = Search(tables, options, deadline)
+        bound = max(bound, search.run())
     proof = proof_of(search.cost, bound, time.monotonic() - started, finished=search.finished)
     return allocation_of(problem, search.picks.tolist(), "ilp", proof)
 
@@ -65,7 +75,7 @@ class Search:
         """Search every branch; returns the cost that no answer beats."""
         if self.dual.bound >= self.limit:
             return self.dual.bound
-        branches = branches_of(self.tables, self.limit)
+        branches = branches_of(self.tables, self.limit, self.dual.gpu_multiplier)
         for branch in branches[:N_POLISHED]:
             self._offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
         bounds = [self._search(branch) for branch in branches]
@@ -84,9 +94,11 @@ class Search:
         limit = self.limit - branch.fixed_cost
         if max(dual.bound, branch.bound - branch.fixed_cost) >= limit:
             return np.inf
-        core = core_of(branch.rest, dual.multiplier, limit - dual.bound)
+        core = core_of(branch.rest, dual, limit - dual.bound)
+        if not core.tables.fits(np.zeros_like(branch.rows)):
+            return np.inf
         try:
-            picks = walk(core.tables, limit, MAX_WORK, self.deadline)
+            picks = walk(core.tables, limit, MAX_WORK, self.deadline, dual.gpu_multiplier)
         except UnfinishedError:
             solved = self._cp_sat(core.tables)
             self.finished &= solved.finished

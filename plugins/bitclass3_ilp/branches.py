@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitclass3_core.multiple_choice import Ints, Tables, hull_steps, reduced_costs
-from bitclass3_ilp.frontier import grow, start
+from bitclass3_core.multiple_choice import Dual, Ints, Tables, hull_steps, reduced_costs
+from bitclass3_ilp.frontier import Relaxation, grow, start
 
 # one tensor with a tenth or more of the bytes makes the dual of the whole problem weak: the gap is about one of its steps
 BIG_SHARE = 0.05
@@ -42,16 +42,21 @@ class Core:
         return answer
 
 
-def branches_of(tables: Tables, limit: float) -> list[Branch]:
-    """The branches that may hold an answer below ``limit``, the most promising first."""
+def branches_of(tables: Tables, limit: float, gpu_multiplier: float = 0.0) -> list[Branch]:
+    """The branches that may hold an answer below ``limit``, the most promising first.
+
+    Under two budgets they are bounded with bytes on the GPU priced at ``gpu_multiplier``.
+    """
     largest = tables.n_bytes[:, -1]
     big = [int(row) for row in np.argsort(-largest, kind="stable") if largest[row] > BIG_SHARE * largest.sum()]
-    steps = hull_steps(tables)
+    priced, credit = tables.priced(gpu_multiplier), gpu_multiplier * tables.gpu_budget
+    relaxation = Relaxation(priced, hull_steps(priced))
     is_open = np.ones(len(largest), bool)
     frontier = start(0, 0.0)
     for row in big:
         is_open[row] = False
-        grown = grow(frontier, tables, steps, is_open, row, limit)
+        # a partial answer that another beats in bytes and cost may be the one that fits on the GPU
+        grown = grow(frontier, priced, relaxation, is_open, row, limit + credit, undominated=tables.gpu_bytes is None)
         if len(grown.costs) > MAX_BRANCHES:
             is_open[row] = True
             break
@@ -60,15 +65,23 @@ def branches_of(tables: Tables, limit: float) -> list[Branch]:
     branches = []
     for state in np.argsort(frontier.bounds, kind="stable"):
         fixed = np.zeros(len(largest), np.int64)
-        fixed[big[: len(frontier.trail)]] = frontier.choices(int(state))
-        rest = tables.rows(rows, tables.budget - int(frontier.n_bytes[state]))
-        branches.append(Branch(fixed, float(frontier.costs[state]), rest, rows, float(frontier.bounds[state])))
+        chosen = big[: len(frontier.trail)]
+        fixed[chosen] = frontier.choices(int(state))
+        gpu_room = (
+            tables.gpu_budget
+            if tables.gpu_bytes is None
+            else tables.gpu_budget - int(tables.gpu_bytes[chosen, fixed[chosen]].sum())
+        )
+        rest = tables.rows(rows, tables.budget - int(frontier.n_bytes[state]), gpu_room)
+        if rest.fits(np.zeros(len(rows), np.int64)):
+            fixed_cost = float(tables.costs[chosen, fixed[chosen]].sum())
+            branches.append(Branch(fixed, fixed_cost, rest, rows, float(frontier.bounds[state]) - credit))
     return branches
 
 
-def core_of(tables: Tables, multiplier: float, most: float) -> Core:
+def core_of(tables: Tables, dual: Dual, most: float) -> Core:
     """``tables`` without the choices whose reduced cost exceeds ``most``, the gap between the dual bound and the answer to beat."""
-    kept = reduced_costs(tables, multiplier) <= most
+    kept = reduced_costs(tables, dual) <= most
     # kept choices move to the front of each row, in order
     choices = np.argsort(~kept, axis=1, kind="stable")[:, : max(1, int(kept.sum(axis=1).max(initial=1)))]
     rows = np.arange(len(kept))[:, None]
@@ -76,4 +89,5 @@ def core_of(tables: Tables, multiplier: float, most: float) -> Core:
     last = choices[rows[:, 0], kept.sum(axis=1) - 1]
     choices = np.where(is_pad, last[:, None], choices)
     costs = np.where(is_pad, np.inf, tables.costs[rows, choices])
-    return Core(Tables(tables.n_bytes[rows, choices], costs, tables.budget), choices)
+    gpu_bytes = None if tables.gpu_bytes is None else tables.gpu_bytes[rows, choices]
+    return Core(Tables(tables.n_bytes[rows, choices], costs, tables.budget, gpu_bytes, tables.gpu_budget), choices)

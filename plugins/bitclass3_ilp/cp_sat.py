@@ -1,6 +1,6 @@
 """OR-Tools CP-SAT on what bounding and fixing left: an integer program whose rounding is part of the bound that it reports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     if worth <= 0:
         return Solved(hint, float(base.sum()), True)
     scale = steps / worth
-    model, variables = _model(Tables(tables.n_bytes, extra, tables.budget), worth, scale, hint)
+    model, variables = _model(replace(tables, costs=extra), worth, scale, hint)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # one worker with a fixed seed gives the same answer every time
     solver.parameters.random_seed = SEED
@@ -55,6 +55,7 @@ def _model(tables: Tables, worth: float, scale: float, hint: Ints) -> tuple[Any,
     model = cp_model.CpModel()
     rows: list[list[tuple[int, Any]]] = []
     n_bytes: list[int] = []
+    gpu_bytes: list[int] = []
     costs: list[int] = []
     for row in range(len(hint)):
         pairs = [(int(k), model.new_bool_var("")) for k in np.nonzero(tables.costs[row] <= worth)[0]]
@@ -62,9 +63,12 @@ def _model(tables: Tables, worth: float, scale: float, hint: Ints) -> tuple[Any,
         for k, variable in pairs:
             model.add_hint(variable, k == hint[row])
             n_bytes.append(int(tables.n_bytes[row, k]))
+            gpu_bytes.append(0 if tables.gpu_bytes is None else int(tables.gpu_bytes[row, k]))
             costs.append(round(float(tables.costs[row, k]) * scale))
         rows.append(pairs)
     flat = [variable for pairs in rows for _, variable in pairs]
     model.add(cp_model.LinearExpr.weighted_sum(flat, n_bytes) <= tables.budget)
+    if tables.gpu_bytes is not None:
+        model.add(cp_model.LinearExpr.weighted_sum(flat, gpu_bytes) <= tables.gpu_budget)
     model.minimize(cp_model.LinearExpr.weighted_sum(flat, costs))
     return model, rows

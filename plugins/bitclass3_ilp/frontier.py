@@ -6,7 +6,7 @@ linear relaxation of the groups still open is what branching on a group and boun
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,29 +52,67 @@ def relaxed(tables: Tables, steps: Steps, is_open: Bools, room: Ints) -> Floats:
     return least
 
 
-def grow(frontier: Frontier, tables: Tables, steps: Steps, is_open: Bools, row: int, limit: float) -> Frontier:
-    """``frontier`` with the group ``row`` added: without states that are dominated or cannot end below ``limit``."""
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """What partial answers are bounded with: the linear relaxation of ``tables``, ``price`` for each of their own bytes less ``credit``.
+
+    No partial answer may have more than ``most`` bytes.
+    """
+
+    tables: Tables
+    steps: Steps
+    price: float = 0.0
+    credit: float = 0.0
+    most: float = np.inf
+
+    def bounds(self, n_bytes: Ints, costs: Floats, is_open: Bools) -> Floats:
+        """A bound on every completion of partial answers with so many bytes and such costs."""
+        least = costs + self.price * n_bytes - self.credit
+        least = least + relaxed(self.tables, self.steps, is_open, self.tables.budget - n_bytes)
+        kept: Floats = np.where(n_bytes <= self.most, least, np.inf)
+        return kept
+
+
+def grow(
+    frontier: Frontier, tables: Tables, relaxation: Relaxation, is_open: Bools, row: int, limit: float, undominated: bool = True
+) -> Frontier:
+    """``frontier`` with the group ``row`` added: without states that cannot end below ``limit`` or, if asked, are dominated."""
     n_choices = int(np.isfinite(tables.costs[row]).sum())
     n_bytes = (frontier.n_bytes[:, None] + tables.n_bytes[row, :n_choices]).ravel()
     costs = (frontier.costs[:, None] + tables.costs[row, :n_choices]).ravel()
-    bounds = costs + relaxed(tables, steps, is_open, tables.budget - n_bytes)
+    bounds = relaxation.bounds(n_bytes, costs, is_open)
     kept = np.nonzero(bounds < limit)[0]
     kept = kept[np.lexsort((costs[kept], n_bytes[kept]))]
-    least = np.minimum.accumulate(costs[kept])
-    kept = kept[np.concatenate([[True], costs[kept][1:] < least[:-1]])] if len(kept) else kept
+    if undominated and len(kept):
+        least = np.minimum.accumulate(costs[kept])
+        kept = kept[np.concatenate([[True], costs[kept][1:] < least[:-1]])]
     return Frontier(n_bytes[kept], costs[kept], bounds[kept], (*frontier.trail, (kept // n_choices, kept % n_choices)))
 
 
-def walk(tables: Tables, limit: float, max_work: int, deadline: float) -> Ints | None:
-    """The best answer that costs less than ``limit``, None where there is none; raises UnfinishedError past its means."""
-    steps = hull_steps(tables)
+def walk(tables: Tables, limit: float, max_work: int, deadline: float, gpu_multiplier: float = 0.0) -> Ints | None:
+    """The best answer that costs less than ``limit``, None where there is none; raises UnfinishedError past its means.
+
+    Under two budgets the groups on the GPU come first: among those, fewer bytes are fewer bytes on the GPU, and once all are chosen
+    one budget is left. Where a group lies in both memories, that is past the walk's means.
+    """
     n_choices = np.isfinite(tables.costs).sum(axis=1)
     is_open = n_choices > 1
-    frontier = start(int(tables.n_bytes[~is_open, 0].sum()), float(tables.costs[~is_open, 0].sum()))
-    if frontier.n_bytes[0] > tables.budget or frontier.costs[0] >= limit:
+    smallest = np.zeros(len(n_choices), np.int64)
+    if not tables.fits(smallest):
         return None
+    frontier = start(int(tables.n_bytes[~is_open, 0].sum()), float(tables.costs[~is_open, 0].sum()))
+    if frontier.costs[0] >= limit:
+        return None
+    alone = replace(tables, gpu_bytes=None)
+    relaxations = [Relaxation(alone, hull_steps(alone))]
+    on_gpu = np.zeros(len(n_choices), bool)
+    if tables.gpu_bytes is not None:
+        on_gpu = _on_gpu(tables, tables.gpu_bytes, is_open)
+        priced = tables.priced(gpu_multiplier)
+        most = tables.gpu_budget + int(frontier.n_bytes[0] - tables.gpu_bytes[~is_open, 0].sum())
+        relaxations.append(Relaxation(priced, hull_steps(priced), gpu_multiplier, gpu_multiplier * most, most))
     # wide groups first: what they leave open is narrow, so its relaxation is close to the truth
-    order = np.argsort(tables.n_bytes[:, 0] - tables.n_bytes[:, -1], kind="stable")
+    order = np.lexsort((tables.n_bytes[:, 0] - tables.n_bytes[:, -1], ~on_gpu))
     order = order[is_open[order]]
     work = 0
     for row in order:
@@ -82,9 +120,17 @@ def walk(tables: Tables, limit: float, max_work: int, deadline: float) -> Ints |
         if work > max_work or time.monotonic() > deadline:
             raise UnfinishedError
         is_open[row] = False
-        frontier = grow(frontier, tables, steps, is_open, int(row), limit)
+        frontier = grow(frontier, tables, relaxations[int(on_gpu[row])], is_open, int(row), limit)
         if not len(frontier.costs):
             return None
     picks = np.zeros(len(n_choices), np.int64)
     picks[order] = frontier.choices(int(frontier.costs.argmin()))
     return picks
+
+
+def _on_gpu(tables: Tables, gpu_bytes: Ints, is_open: Bools) -> Bools:
+    """Which open groups lie on the GPU. Raises UnfinishedError where one lies there in part."""
+    whole: Bools = (gpu_bytes == tables.n_bytes).all(axis=1) & is_open
+    if (gpu_bytes[is_open & ~whole] != 0).any():
+        raise UnfinishedError
+    return whole

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from bitclass3_core.gpu_split import override_name
 from bitclass3_core.run import Run
 from bitclass3_model_card.facts import file_name, text_value
 from bitclass3_model_card.text import code, plain
@@ -21,7 +22,19 @@ def usage_section(run: Run) -> str:
         return "## Usage\n\nThis run wrote no GGUF."
     file = shlex.quote(file_name(run.ours))
     commands = f"llama-cli    -m {file} -cnv\nllama-server -m {file} --port 8080"
-    return f"## Usage\n\nWith llama.cpp:\n\n```sh\n{commands}\n```"
+    return f"## Usage\n\nWith llama.cpp:\n\n```sh\n{commands}\n```{_split_usage(run, file)}"
+
+
+def _split_usage(run: Run, file: str) -> str:
+    """How to load the file split between GPU and CPU, where it was made for that."""
+    gpu = run.config.get("gpu") or {}
+    if run.ours.path is None or not gpu.get("budget"):
+        return ""
+    override = shlex.quote(override_name(run.ours.path.stem))
+    return (
+        f"\n\nMade for a GPU that holds {code(str(gpu['budget']))} of its tensors, the others in the CPU's memory:\n\n"
+        f'```sh\nllama-server -m {file} -ngl 999 -ot "$(cat {override})"\n```'
+    )
 
 
 def plots_section(out: Path) -> str:

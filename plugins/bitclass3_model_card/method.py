@@ -63,7 +63,8 @@ def _solver(run: Run) -> str:
     ours = run.ours
     solver = f" ({code(ours.allocation.solver)})" if ours.allocation.solver else ""
     total = f" Cost of the answer: {number(ours.predicted_cost)}." if ours.predicted_cost is not None else ""
-    return f"**Solver**{solver}: one type for every tensor within the size, chosen by total cost.{total} {_proof(ours.allocation, run.costs.in_nats)}"
+    asked = f" Constraints that were asked for: {'; '.join(code(line) for line in run.constraints)}." if run.constraints else ""
+    return f"**Solver**{solver}: one type for every tensor within the size, chosen by total cost.{asked}{total} {_proof(ours.allocation, run.costs.in_nats)}"
 
 
 def _export(run: Run) -> str:

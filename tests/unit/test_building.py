@@ -3,10 +3,11 @@
 import pytest
 from gguf_files import matrices, memory_model
 
-from bitclass3_core.building import build_problem, larger_type, resolve_pins
+from bitclass3_core.building import build_problem, larger_type
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget
+from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Choice
 
@@ -32,7 +33,7 @@ def group(problem, name):
 
 
 def test_choices_are_in_file_bytes_and_rise():
-    problem = build_problem(MODEL, ARCH, COSTS, {}, LARGE)
+    problem = build_problem(MODEL, ARCH, COSTS, Limits(), LARGE)
     assert [group.name for group in problem.groups] == sorted((Q, K, UP))
     assert group(problem, Q).choices == tuple(Choice(q, n, c) for (q, n), c in zip(BYTES.items(), (2.0, 1.0, 0.0), strict=True))
     assert group(problem, Q).tensors == (Q,)
@@ -48,76 +49,54 @@ def test_choices_are_in_file_bytes_and_rise():
     ],
 )
 def test_dominated_choices_are_dropped(cells, kept):
-    problem = build_problem(MODEL, ARCH, costs(**cells), {}, Budget(2000, "x"))
+    problem = build_problem(MODEL, ARCH, costs(**cells), Limits(), Budget(2000, "x"))
     assert [choice.qtype for choice in group(problem, Q).choices] == kept
 
 
 def test_floor_takes_smaller_types_away():
     floored = Architecture("test", ARCH.quantizable, {Q: "Q6_K"})
-    problem = build_problem(MODEL, floored, COSTS, {}, LARGE)
+    problem = build_problem(MODEL, floored, COSTS, Limits(), LARGE)
     assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
     assert [choice.qtype for choice in group(problem, K).choices] == ["Q4_K", "Q6_K", "BF16"]
 
 
 def test_source_type_is_allowed_whatever_the_floor():
     floored = Architecture("test", ARCH.quantizable, {Q: "F32"})
-    assert [choice.qtype for choice in group(build_problem(MODEL, floored, COSTS, {}, LARGE), Q).choices] == ["BF16"]
+    assert [choice.qtype for choice in group(build_problem(MODEL, floored, COSTS, Limits(), LARGE), Q).choices] == ["BF16"]
 
 
 def test_pin_leaves_one_choice_below_any_floor():
     floored = Architecture("test", ARCH.quantizable, {Q: "Q8_0"})
-    problem = build_problem(MODEL, floored, COSTS, {Q: "Q4_K", K: "F16"}, Budget(2600, "x"))
+    problem = build_problem(MODEL, floored, COSTS, Limits(pins={Q: "Q4_K", K: "F16"}), Budget(2600, "x"))
     assert group(problem, Q).choices == (Choice("Q4_K", 576, 2.0),)
     assert group(problem, K).choices == (Choice("F16", 1024, 0.0),)
 
 
 def test_budget_that_is_too_small():
     smallest = 576 + 288 + 288 + FIXED  # Q4_K, Q4_K, Q8_0 (8 * 34 = 272, padded), and the norm
-    build_problem(MODEL, ARCH, COSTS, {}, Budget(smallest, "x"))
+    build_problem(MODEL, ARCH, COSTS, Limits(), Budget(smallest, "x"))
     message = f"budget is {smallest - 1:,} bytes, smallest possible is {smallest:,}; raise the target or add smaller types to"
     with pytest.raises(InfeasibleError, match=message):
-        build_problem(MODEL, ARCH, COSTS, {}, Budget(smallest - 1, "x"))
+        build_problem(MODEL, ARCH, COSTS, Limits(), Budget(smallest - 1, "x"))
 
 
 def test_budget_that_is_too_large():
     n_bytes = LARGE.data_bytes
-    build_problem(MODEL, ARCH, COSTS, {}, LARGE)
+    build_problem(MODEL, ARCH, COSTS, Limits(), LARGE)
     message = f"budget is {n_bytes + 1:,} bytes, the source's own tensors take {n_bytes:,}; lower the target, a larger file"
     with pytest.raises(InfeasibleError, match=message):
-        build_problem(MODEL, ARCH, COSTS, {}, Budget(n_bytes + 1, "x"))
-
-
-def test_pins_are_patterns_and_the_first_counts():
-    pinned = resolve_pins(MODEL, ARCH, {r"attn_q": "q6_k", r"blk\.0\.": "Q4_K"})
-    assert pinned == {Q: "Q6_K", K: "Q4_K"}
-    assert resolve_pins(MODEL, ARCH, {}) == {}
-
-
-@pytest.mark.parametrize(
-    ("pins", "message"),
-    [
-        ({"blk.(": "Q4_K"}, r"pin 'blk\.\(' is no regular expression \(.*\); escape dots as"),
-        ({"attn_q": "Q4K"}, "unknown qtype 'Q4K'; did you mean 'Q4_K'"),
-        ({"attn_q": "Q8_K"}, "qtype 'Q8_K' cannot be written"),
-        ({"attn_v": "Q4_K"}, "pin 'attn_v' matches none of the 3 quantizable tensors; look at them with bitclass3 plan"),
-        ({"output_norm": "Q8_0"}, "pin 'output_norm' matches none of the 3 quantizable tensors"),
-        ({"ffn_up": "Q4_K"}, rf"pin 'ffn_up': Q4_K does not fit the rows of {UP} \(32 is no multiple of 256\)"),
-    ],
-)
-def test_bad_pins(pins, message):
-    with pytest.raises(ConfigError, match=message):
-        resolve_pins(MODEL, ARCH, pins)
+        build_problem(MODEL, ARCH, COSTS, Limits(), Budget(n_bytes + 1, "x"))
 
 
 def test_type_that_failed_takes_all_that_is_no_larger_with_it():
     table = costs(Q4_K=3.0, Q5_K=2.0, Q6_K=1.0)
-    problem = build_problem(MODEL, ARCH, table, {}, LARGE, {(Q, "Q5_K"): "NaN"})
+    problem = build_problem(MODEL, ARCH, table, Limits(), LARGE, {(Q, "Q5_K"): "NaN"})
     assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
     assert [choice.qtype for choice in group(problem, K).choices] == ["Q4_K", "Q5_K", "Q6_K", "BF16"]
 
 
 def test_infinite_cost_is_no_choice():
-    problem = build_problem(MODEL, ARCH, costs(Q4_K=float("inf"), Q6_K=1.0), {}, LARGE)
+    problem = build_problem(MODEL, ARCH, costs(Q4_K=float("inf"), Q6_K=1.0), Limits(), LARGE)
     assert [choice.qtype for choice in group(problem, Q).choices] == ["Q6_K", "BF16"]
 
 
@@ -125,7 +104,7 @@ def test_pin_to_a_type_that_failed():
     with pytest.raises(
         ConfigError, match=r"blk\.0\.attn_q\.weight is pinned to Q4_K, which cannot hold its weights; pin a larger type"
     ):
-        build_problem(MODEL, ARCH, COSTS, {Q: "Q4_K"}, LARGE, {(Q, "Q4_K"): "NaN"})
+        build_problem(MODEL, ARCH, COSTS, Limits(pins={Q: "Q4_K"}), LARGE, {(Q, "Q4_K"): "NaN"})
 
 
 @pytest.mark.parametrize(("failed", "larger"), [("IQ2_XXS", "IQ2_XS"), ("Q4_K", "Q4_1"), ("Q8_0", "BF16")])

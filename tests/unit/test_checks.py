@@ -10,6 +10,7 @@ from bitclass3_core.checks import check_allocation, check_architecture, check_co
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
@@ -129,7 +130,7 @@ TYPES = {Q: "Q4_K", EXPERTS: "Q4_0", NARROW: "Q8_0"}
 
 
 def check_types(types, n_bytes=100, budget=100, pins=None):
-    check_allocation(Allocation(types), MODEL, ALL, n_bytes, budget, pins or {}, "mine")
+    check_allocation(Allocation(types), MODEL, ALL, n_bytes, budget, Limits(pins=pins or {}), "mine")
 
 
 def test_good_allocation():

@@ -137,7 +137,7 @@ def test_setting_through_something_that_is_no_table():
         ("tread = 1", "unknown key 'tread'; did you mean 'threads'"),
         ("[modle]\nhf = 'x'", "unknown key 'modle'; did you mean 'model'"),
         ("[model]\nguff = 'x'", r"unknown key 'model\.guff'; did you mean 'gguf'\? known: allow_quantized_source, gguf, hf"),
-        ("[qtypes]\nmenus = 'k'", r"unknown key 'qtypes\.menus'; did you mean 'menu'"),
+        ("[qtypes]\nmenue = 'k'", r"unknown key 'qtypes\.menue'; did you mean 'menus?'"),
         ("[solve]\nplugin = 'ilp'\noption = {}", r"unknown key 'solve\.option'; did you mean 'options'"),
         ("[export]\nplugin = 'gguf'\noption = {}", r"unknown key 'export\.option'; did you mean 'options'"),
         ("threads = -1", "key 'threads': input should be greater than or equal to 0, got -1"),

@@ -5,6 +5,7 @@ from gguf_files import memory_model
 
 from bitclass3_core.costs import Cost, CostStore, CostTable
 from bitclass3_core.errors import ContractError
+from bitclass3_core.limits import Limits
 from bitclass3_core.measuring import CostJob, OneTensor, default_threads, wanted_cells, wanted_qtypes
 from bitclass3_core.model import TensorInfo
 from bitclass3_core.progress import Silent
@@ -38,7 +39,7 @@ def store(tmp_path):
 
 
 def measure(hook, store, qtypes=MENU, fingerprint="f", pins=None, quantizable=QUANTIZABLE, progress=None):
-    job = CostJob(MODEL, wanted_cells(MODEL, quantizable, qtypes, pins or {}), store, fingerprint)
+    job = CostJob(MODEL, wanted_cells(MODEL, quantizable, qtypes, Limits(pins=pins or {})), store, fingerprint)
     job.measure(hook, "mine", 1, progress or Silent())
     return job.table(in_nats=True)
 

@@ -339,3 +339,14 @@ def test_report_is_a_hook_of_the_core(plugin: Any) -> None:
     manager.register(plugin)
     manager.check_pending()
     assert len(manager.hook.bitclass3_report.get_hookimpls()) == 1
+
+
+def test_constraints_and_the_split_are_on_the_card(tmp_path):
+    run = make_run()
+    free = text_of(run, tmp_path)
+    assert "Constraints" not in free
+    assert "-ot" not in free
+    asked = ("pin 'output' = Q6_K (1 tensor)", "GPU budget 24GiB for 7 tensors")
+    text = text_of(replace(run, constraints=asked, config={"gpu": {"budget": "24GiB", "tensors": []}}), tmp_path)
+    assert "Constraints that were asked for: `pin 'output' = Q6_K (1 tensor)`; `GPU budget 24GiB for 7 tensors`." in text
+    assert f'llama-server -m {OURS}.gguf -ngl 999 -ot "$(cat {OURS}.override_tensor.txt)"' in text

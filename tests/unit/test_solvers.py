@@ -14,7 +14,8 @@ from bitclass3_ilp import Options, Search, branches, cp_sat
 from pydantic import ValidationError
 
 from bitclass3_core.errors import InfeasibleError
-from bitclass3_core.multiple_choice import best_effort, fill, hull_steps, lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.improving import best_effort, fill
+from bitclass3_core.multiple_choice import hull_steps, lagrangian_dual, reduced_costs, tables_of
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, undominated
 
 BPW = (1.5625, 1.75, 2.0625, 2.3125, 2.5625, 3.0625, 3.4375, 3.9, 4.25, 4.5, 5.0, 5.5, 6.5625, 8.5, 16.0)
@@ -282,7 +283,7 @@ def test_reduced_costs_bound_every_answer_with_the_choice():
     problem = small(4)
     tables = tables_of(problem)
     dual = lagrangian_dual(tables)
-    reduced = reduced_costs(tables, dual.multiplier)
+    reduced = reduced_costs(tables, dual)
     for answer in product(*(range(len(group.choices)) for group in problem.groups)):
         picks = np.array(answer)
         if tables.bytes_of(picks) <= tables.budget:

@@ -8,6 +8,7 @@ from bitclass3_weighted_error import Options
 from gguf_files import MemoryModel, heavy_tailed, matrices, memory_model
 
 from bitclass3_core.checks import check_sensitivity
+from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.qtypes import menu, qtype
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
@@ -117,9 +118,59 @@ def test_smaller_error_takes_more_rows():
 
 def test_error_that_sampling_cannot_reach_is_measured_whole():
     model, tensors, name = tall(n_rows=600)
-    cell = measure(model, tensors, (qtype("Q4_0"),), relative_error=1e-6, min_rows=32).costs[name]["Q4_0"]
+    cell = measure(model, tensors, (qtype("Q4_0"),), relative_error=1e-6, min_rows=32, whole_weights=0).costs[name]["Q4_0"]
     assert (cell.n_rows, cell.se) == (600, 0.0)
     assert cell == measure(model, tensors, (qtype("Q4_0"),), relative_error=0).costs[name]["Q4_0"]
+
+
+@pytest.mark.parametrize("n_in", [256, 288])  # rows of 288 hold no K type: sampled by the ratio to another
+def test_estimates_are_unbiased_and_their_errors_honest(n_in):
+    model, tensors, name = tall(n_rows=3000, n_in=n_in)
+    qtypes = menu(["Q3_K", "IQ4_XS", "Q4_0"] if n_in == 256 else ["Q4_0", "Q5_1", "IQ4_NL"])
+    whole = measure(model, tensors, qtypes, relative_error=0).costs[name]
+    z = []
+    for seed in range(40):
+        cells = measure(model, tensors, qtypes, min_rows=64, relative_error=0.05, seed=seed).costs[name]
+        z += [(cells[q.name].cost - whole[q.name].cost) / cells[q.name].se for q in qtypes if cells[q.name].se]
+    assert len(z) > 100
+    # types of one seed share their rows, so 40 of the numbers are independent
+    assert abs(np.mean(z)) < 4 / np.sqrt(40)
+    assert 0.7 < np.sqrt(np.mean(np.square(z))) < 1.4
+
+
+def test_the_ratio_to_a_fast_type_needs_far_fewer_rows():
+    model, tensors, name = tall(n_rows=4000)
+    cells = measure(model, tensors, (qtype("Q4_K"),), min_rows=128, relative_error=1.0).costs[name]
+    cost, se = cells["Q4_K"].cost, cells["Q4_K"].se
+    weights = weighted_error._weights(model, name, tensors[name])
+    errors = weighted_error._errors_of_rows(model, name, np.arange(4000), qtype("Q4_K"), weights)
+    chances = weighted_error._known(model, name, weights).chances
+    plain = np.sqrt((errors**2 / chances).sum() - errors.sum() ** 2) / np.sqrt(128)
+    assert cells["Q4_K"].n_rows == 128
+    assert cost == pytest.approx(errors.sum(), abs=4 * se)
+    assert se < 0.65 * plain  # two fifths of the rows, at most
+
+
+def test_rows_are_known_by_their_energies_where_the_fast_type_fails(monkeypatch):
+    model, tensors, name = tall(n_rows=3000)
+    whole = measure(model, tensors, (qtype("Q4_0"),), relative_error=0).costs[name]["Q4_0"]
+    errors_of_rows = weighted_error._errors_of_rows
+
+    def failing(model, name, rows, q, weights):
+        if q.name == "Q6_K":
+            raise UnusableTypeError(name, q.name, "NaN")
+        return errors_of_rows(model, name, rows, q, weights)
+
+    monkeypatch.setattr(weighted_error, "_errors_of_rows", failing)
+    cell = measure(model, tensors, (qtype("Q4_0"),)).costs[name]["Q4_0"]
+    assert 0 < cell.se <= 0.02 * cell.cost
+    assert abs(cell.cost - whole.cost) < 4 * cell.se
+
+
+def test_a_cost_depends_on_no_other_type_of_the_menu():
+    model, tensors, name = tall()
+    alone = measure(model, tensors, (qtype("Q4_0"),)).costs[name]["Q4_0"]
+    assert measure(model, tensors, menu(["Q3_K", "Q4_0", "Q6_K"])).costs[name]["Q4_0"] == alone
 
 
 def test_sampling_is_deterministic_and_follows_the_seed():
