@@ -205,6 +205,8 @@ class Pipeline:
         predicted = self.costs.total(answer.qtypes)
         cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
         self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}")
+        for remark in answer.remarks:
+            self.warn(remark)
         return answer
 
     def _quantizable_bytes(self, allocation: Allocation) -> int:

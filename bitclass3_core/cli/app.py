@@ -147,6 +147,18 @@ def plan(
     plan_command(load_config(pipeline, flags, plugin or (), set_ or ()), as_json)
 
 
+@app.command()
+def recipe(
+    file: Annotated[Path, typer.Argument(help="a GGUF, or any file of a split one", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; default: stdout")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the types of a GGUF's tensors, anyone's, as a recipe for llama-quantize --tensor-type-file."""
+    from bitclass3_core.cli.recipe import recipe_command
+
+    recipe_command(file, out, as_json)
+
+
 @plugins_app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List the installed plugins; nothing is imported."""

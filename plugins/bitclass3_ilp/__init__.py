@@ -7,6 +7,7 @@
 """
 
 import time
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitclass3_core import hookimpl
 from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, best_effort, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
+from bitclass3_core.qtypes import qtype
+from bitclass3_core.recipes import types_in_file
 from bitclass3_ilp import cp_sat
 from bitclass3_ilp.branches import Branch, branches_of, core_of
 from bitclass3_ilp.frontier import UnfinishedError, walk
@@ -27,12 +30,16 @@ N_POLISHED = 32
 
 
 class Options(BaseModel):
-    """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough."""
+    """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough.
+
+    ``start`` is a GGUF or a tensor-type file whose types are a first answer, where they fit: the search only looks for better ones.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     time_limit_seconds: float = Field(default=30.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)
+    start: Path | None = None
 
 
 @hookimpl
@@ -41,9 +48,21 @@ def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
     started = time.monotonic()
     tables = tables_of(problem)
     search = Search(tables, options, started + options.time_limit_seconds)
+    if options.start is not None:
+        search.offer(start_picks(problem, options.start))
     bound = search.run()
     proof = proof_of(search.cost, bound, time.monotonic() - started, finished=search.finished)
     return allocation_of(problem, search.picks.tolist(), "ilp", proof)
+
+
+def start_picks(problem: Problem, file: Path) -> Ints:
+    """The choices nearest below the types of a file: those that no choice lies below, or that it does not name, are the smallest."""
+    types = types_in_file(file, [name for group in problem.groups for name in group.tensors])
+    picks = []
+    for group in problem.groups:
+        most = max((qtype(types[name]).bpw for name in group.tensors if name in types), default=0.0)
+        picks.append(max((k for k, choice in enumerate(group.choices) if qtype(choice.qtype).bpw <= most), default=0))
+    return np.array(picks, np.int64)
 
 
 class Search:
@@ -67,15 +86,15 @@ class Search:
             return self.dual.bound
         branches = branches_of(self.tables, self.limit)
         for branch in branches[:N_POLISHED]:
-            self._offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
+            self.offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
         bounds = [self._search(branch) for branch in branches]
         proven = self.cost if self.finished else self.limit
         return max(self.dual.bound, min([proven, *bounds]))
 
-    def _offer(self, picks: Ints) -> None:
-        """Take ``picks`` if they cost less."""
+    def offer(self, picks: Ints) -> None:
+        """Take ``picks`` if they fit and cost less."""
         cost = self.tables.cost_of(picks)
-        if cost < self.cost:
+        if cost < self.cost and self.tables.bytes_of(picks) <= self.tables.budget:
             self.picks, self.cost = picks, cost
 
     def _search(self, branch: Branch) -> float:
@@ -90,10 +109,10 @@ class Search:
         except UnfinishedError:
             solved = self._cp_sat(core.tables)
             self.finished &= solved.finished
-            self._offer(branch.whole(core.original(solved.picks)))
+            self.offer(branch.whole(core.original(solved.picks)))
             return max(branch.bound, branch.fixed_cost + max(solved.bound, dual.bound))
         if picks is not None:
-            self._offer(branch.whole(core.original(picks)))
+            self.offer(branch.whole(core.original(picks)))
         return np.inf
 
     def _cp_sat(self, core: Tables) -> cp_sat.Solved:
