@@ -18,7 +18,7 @@ class Candidate:
     """One file that a run made or compares: its allocation, sizes, predicted cost, and what was measured of it."""
 
     name: str
-    kind: str  # "ours" or "stock"
+    kind: str  # "ours", "stock", or "compared" (a file that no run made)
     allocation: Allocation
     path: Path | None
     file_bytes: int

@@ -148,6 +148,29 @@ def plan(
 
 
 @app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="GGUF files of one model, anyone's", show_default=False)],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="the source: HF folder, name on the hub, or BF16 GGUF", show_default=False)
+    ] = None,
+    gguf: Gguf = None,
+    eval_corpus: Annotated[list[Path] | None, typer.Option("--eval-corpus", help="text to measure on; repeatable")] = None,
+    plugin: PluginName = None,
+    set_: Setting = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for tables, plots and what is measured")] = None,
+    llama_cpp: LlamaCpp = None,
+    allow_quantized: AllowQuantized = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure anyone's GGUFs of one model side by side: size, KLD, PPL, same top-1, by domain, types that differ."""
+    from bitclass3_core.cli.compare import compare_command, compare_config
+
+    config = compare_config(reference, gguf, eval_corpus or (), out, llama_cpp, allow_quantized, plugin or (), set_ or ())
+    compare_command(config, files, as_json, quiet)
+
+
+@app.command()
 def recipe(
     file: Annotated[Path, typer.Argument(help="a GGUF, or any file of a split one", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", help="file to write; default: stdout")] = None,

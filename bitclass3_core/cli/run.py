@@ -16,7 +16,8 @@ from bitclass3_core.run import Candidate, Run
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 
 
-def _command_line() -> str:
+def command_line() -> str:
+    """This command as one would type it."""
     return shlex.join(["bitclass3", *sys.argv[1:]])
 
 
@@ -43,7 +44,7 @@ def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> No
     use_llama_cpp(config)
     if config.out is None:
         config = config.model_copy(update={"out": default_out(config)})
-    pipeline = Pipeline(config, terminal_progress(quiet or as_json), _command_line())
+    pipeline = Pipeline(config, terminal_progress(quiet or as_json), command_line())
     try:
         pipeline.run(until)
     except KeyboardInterrupt:  # not left to typer, which would say "Aborted" and no more
