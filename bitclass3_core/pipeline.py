@@ -307,6 +307,7 @@ class Pipeline:
             config=self.config.model_dump(mode="json"),
             warnings=tuple(self.warnings),
             differences=self.store.differences(now[0].name, evaluations),
+            problem=self.problem,
             unusable=self.folder.unusable(self.source),
         )
 

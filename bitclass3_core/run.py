@@ -9,7 +9,7 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.problem import Allocation
+from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.sensitivity import Sensitivity
 
 
@@ -43,6 +43,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # paired: ours minus that candidate, with its SE
+    problem: Problem | None = None  # what the solver was given
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
 
     @property
