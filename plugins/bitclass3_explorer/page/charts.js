@@ -81,8 +81,8 @@ export function drawMap(target, tensors, cells, scale) {
   const inner = tensors.map((tensor, i) => ({ tensor, cell: cells[i] })).filter(({ tensor }) => tensor.block !== null);
   const blocks = [...new Set(inner.map(({ tensor }) => tensor.block))].sort((a, b) => a - b);
   const roles = [...new Set(inner.map(({ tensor }) => tensor.role))].sort();
-  const grid = () => blocks.map(() => roles.map(() => null));
-  const [z, text, hover] = [grid(), grid(), grid()];
+  const grid = (empty) => blocks.map(() => roles.map(() => empty));
+  const [z, text, hover] = [grid(null), grid(""), grid("")];
   for (const { tensor, cell } of inner) {
     const [row, column] = [blocks.indexOf(tensor.block), roles.indexOf(tensor.role)];
     if (cell?.value !== null && cell !== null) z[row][column] = cell.value;
