@@ -32,6 +32,7 @@ def model(n_blocks: int = 12, name: str = NAME) -> MemoryModel:
     shapes = {"token_embd.weight": (4096, 256), "output.weight": (4096, 256), "output_norm.weight": (256,)}
     for block in range(n_blocks):
         shapes |= {f"blk.{block}.{role}.weight": shape for role, shape in ROLES.items()}
+    del shapes["blk.0.attn_v.weight"]  # as hybrid models have roles in some blocks only
     values = {tensor: np.broadcast_to(np.float32(0), shape) for tensor, shape in shapes.items()}
     return MemoryModel(values, name=name, path=Path(f"{name}-BF16.gguf"), metadata={"general.architecture": "llama"})
 

@@ -182,6 +182,21 @@ def recipe(
     recipe_command(file, out, as_json)
 
 
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)],
+    repo: Annotated[str | None, typer.Option("--repo", help="name on the hub: me/Model-GGUF", show_default=False)] = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be uploaded; needs no token and no network")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a run's files, card, plots and explorer to the Hugging Face hub."""
+    from bitclass3_core.cli.publish import publish_command
+
+    publish_command(folder, repo, private, dry_run, as_json, quiet)
+
+
 @plugins_app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List the installed plugins; nothing is imported."""
