@@ -61,7 +61,7 @@ def other_run_lines(run: Run, folder: Path) -> list[str]:
         lines.append(f"Block with the largest mean score: {here} {same}.")
     if a.std() > 0 and b.std() > 0:
         correlation = float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
-        lines.append(f"Rank correlation of the scores: {number(correlation, 2)}.")
+        lines.append(f"Rank correlation of the scores: {correlation:.2f}.")
     moved = np.argsort(-np.abs(a - b), kind="stable")[:_MOVED]
     changes = [
         f"{code(shared[i].removesuffix('.weight'))} ({number(a[i], 3)} here, {number(b[i], 3)} there)"

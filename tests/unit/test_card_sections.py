@@ -173,7 +173,7 @@ def test_the_same_run_twice(tmp_path: Path) -> None:
     run = make_run()
     part = text_of(run, tmp_path, other_run=save_other(tmp_path / "same", dict(run.sensitivity.scores())))
     assert "All scores are the same." in part
-    assert "Rank correlation of the scores: 1.0." in part
+    assert "Rank correlation of the scores: 1.00." in part
     strangers = save_other(tmp_path / "strangers", {"x.weight": 1.0})
     assert "shares no tensor names" in text_of(run, tmp_path, other_run=strangers)
     with pytest.raises(ConfigError, match=r"has no sensitivity-\*.safetensors; give the folder of a bitclass3 run"):
