@@ -60,6 +60,7 @@ def test_slider_gives_the_allocation_of_the_command(copied: Callable[[], Path]) 
     found: dict[str, tuple[list[str], float]] = {}
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(300_000)
         page.goto((out / "explorer.html").as_uri())
         page.wait_for_selector("html[data-ready]")
         for size in sizes:

@@ -26,6 +26,7 @@ from bitclass3_core.recipes import recipe_lines, with_kept
 from bitclass3_core.run import Run
 from bitclass3_core.sensitivity import Sensitivity
 
+WAIT = 300_000  # milliseconds: on a busy machine a page of five megabytes takes its time
 SOLVER = Path(explorer.__file__).parent / "page" / "solver.js"
 
 
@@ -44,6 +45,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def opened(page: Page, run: Run, out: Path, **options: Any) -> list[str]:
     """Write the run's page and open it; returns what the page asked for or complained of, which must be nothing but itself."""
     seen: list[str] = []
+    page.set_default_timeout(WAIT)
     (path,) = explorer.bitclass3_report(run, out, explorer.ExplorerOptions(**options))
     page.on("request", lambda request: seen.append(request.url))
     page.on("console", lambda message: seen.append(message.text))
@@ -198,7 +200,6 @@ def wait_for_luminance(page: Page, selector: str, colour: str, luminance: str) -
             return luminance === "light" ? share > 0.75 : share < 0.3
         }""",
         arg=[selector, colour, luminance],
-        timeout=10_000,
     )
 
 
