@@ -151,7 +151,7 @@ class RunConfig(_Section):
     solve: StageSection = StageSection(plugin="ilp")
     export: StageListSection = StageListSection(plugin=["gguf", "recipe"])
     evaluate: StageSection = StageSection(plugin="torch")
-    report: StageListSection = StageListSection(plugin=["plots", "model-card"])
+    report: StageListSection = StageListSection(plugin=["plots", "explorer", "model-card"])
     baseline: BaselineSection = BaselineSection()
     select: SelectSection = SelectSection()
     imatrix: StageSection = StageSection(plugin="hessian-diag")

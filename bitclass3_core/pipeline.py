@@ -223,6 +223,8 @@ class Pipeline:
         cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
         on_gpu = self.limits.gpu and f"; {human_bytes(gpu_bytes(self.model, self.limits.gpu, answer.qtypes))} on the GPU"
         self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}{on_gpu or ''}")
+        for remark in answer.remarks:
+            self.warn(remark)
         return answer
 
     def quantizable_bytes(self, allocation: Allocation) -> int:
@@ -293,6 +295,7 @@ class Pipeline:
             config=self.config.model_dump(mode="json"),
             warnings=tuple(self.warnings),
             differences=self.store.differences(now[0].name, evaluations),
+            problem=self.problem,
             unusable=self.folder.unusable(self.source),
             selections={now[0].name: self.choice.selection} if self.choice.selection else {},
             constraints=tuple(self.limits.described()),

@@ -66,13 +66,14 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The qtype of every quantizable tensor, by ggml name."""
+    """The qtype of every quantizable tensor, by ggml name; ``remarks`` are lines that the user is to read."""
 
     qtypes: Mapping[str, str]
     solver: str = ""
     proof: Proof | None = None
     note: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def undominated(choices: list[Choice]) -> tuple[Choice, ...]:

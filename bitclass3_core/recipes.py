@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bitclass3_core.errors import ConfigError, ModelFileError
 from bitclass3_core.files import write_text
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.model import Model
 from bitclass3_core.naming import allows_quantization
 from bitclass3_core.qtypes import qtype
@@ -37,6 +39,45 @@ def with_kept(model: Model, qtypes: Mapping[str, str]) -> dict[str, str]:
 def recipe_lines(qtypes: Mapping[str, str]) -> list[str]:
     """Lines of ``--tensor-type-file``: llama-quantize searches each pattern as a regular expression, so they are anchored and escaped."""
     return [f"^{re.escape(name)}$={q.lower()}" for name, q in sorted(qtypes.items())]
+
+
+def types_in_gguf(path: Path) -> dict[str, str]:
+    """The types that a GGUF (whole, or any file of a split) gives to the tensors that llama-quantize chooses a type for."""
+    return {name: info.dtype for name, info in GgufModel(path).tensors.items() if allows_quantization(info)}
+
+
+def types_in_recipe(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """The types that a tensor-type file gives to tensors of these names, as llama-quantize reads it: the first pattern found counts.
+
+    A tensor that no pattern fits is left out. Raises ModelFileError for a file that is none.
+    """
+    try:
+        entries = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path} is no tensor-type file ({error}); give lines of pattern=type, or a .gguf") from None
+    patterns = [_pattern(path, entry) for entry in entries]
+    matched = ((name, next((q for pattern, q in patterns if pattern.search(name)), None)) for name in names)
+    return {name: q for name, q in matched if q is not None}
+
+
+def _pattern(path: Path, entry: str) -> tuple[re.Pattern[str], str]:
+    """One entry of a tensor-type file; llama-quantize lower-cases its pattern."""
+    pattern, equals, q = entry.partition("=")
+    if not (pattern and equals and q):
+        raise ModelFileError(f"{path}: {entry[:60]!r} is no pattern=type; give a tensor-type file of llama-quantize, or a .gguf")
+    try:
+        return re.compile(pattern.lower()), qtype(q).name
+    except re.error as error:
+        raise ModelFileError(f"{path}: {pattern[:60]!r} is no regular expression ({error}); escape dots as \\.") from None
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+
+
+def types_in_file(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """Types by tensor name from a GGUF, or for ``names`` from a tensor-type file. Raises ModelFileError if it is neither."""
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist; give a .gguf or a tensor-type file to take types from")
+    return types_in_gguf(path) if path.suffix.lower() == ".gguf" else types_in_recipe(path, names)
 
 
 def quantize_arguments(

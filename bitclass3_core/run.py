@@ -9,7 +9,7 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.problem import Allocation
+from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.sensitivity import Sensitivity
 
 
@@ -18,7 +18,7 @@ class Candidate:
     """One file that a run made or compares: its allocation, sizes, predicted cost, and what was measured of it."""
 
     name: str
-    kind: str  # "ours", "stock", or "variation": what only stood for selection
+    kind: str  # "ours", "stock", "variation" (what only stood for selection), or "compared" (a file that no run made)
     allocation: Allocation
     path: Path | None
     file_bytes: int
@@ -91,6 +91,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # paired: ours minus that candidate, with its SE
+    problem: Problem | None = None  # what the solver was given
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
     selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the candidate that was chosen
     levels: tuple[Level, ...] = ()  # of a ladder, in the order that was asked for; ``ours`` is then the recommended one

@@ -1,4 +1,6 @@
-"""A budget that the user fixes: bits per weight, a file size, the size of one of llama.cpp's own mixes, or what a GPU holds."""
+"""A budget that the user fixes: bits per weight, a file size, the size of a stock mix or of another file, or what a GPU holds."""
+
+from pathlib import Path
 
 from bitclass3_stock import stock_qtypes
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -6,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.files import human_bytes
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.layout import Budget, budget_for_bpw, budget_for_file, data_bytes, parse_size
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.vram import memory_of
@@ -19,6 +22,7 @@ class Options(BaseModel):
     target_bpw: float | None = Field(None, gt=0, description="bits per weight over all tensors, metadata left out")
     target_size: str | int | None = Field(None, description="size of the whole file, metadata included: 15.3GiB, 4200MB, bytes")
     match_stock: str | None = Field(None, description="at most the size of that stock mix: Q4_K_M")
+    match_file: Path | None = Field(None, description="at most the tensors' bytes of that GGUF")
     fit_vram: str | int | None = Field(None, description="memory that weights, KV cache, state and buffers must fit into: 24GiB")
     ctx: int = Field(8192, gt=0, description="with fit_vram: tokens of context")
     kv_type: str = Field("f16", description="with fit_vram: type of the KV cache: f16, q8_0, q4_0")
@@ -26,7 +30,8 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> "Options":
-        given = [name for name in ("target_bpw", "target_size", "match_stock", "fit_vram") if getattr(self, name) is not None]
+        targets = ("target_bpw", "target_size", "match_stock", "match_file", "fit_vram")
+        given = [name for name in targets if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one target, not {len(given)} ({', '.join(given)})")
         return self
@@ -42,6 +47,8 @@ def bitclass3_budget(model: Model, architecture: Architecture, options: Options)
     if options.match_stock is not None:
         qtypes = stock_qtypes(model, architecture.quantizable, options.match_stock)
         return Budget(data_bytes(model, qtypes), f"bitclass3-{options.match_stock.upper()}")
+    if options.match_file is not None:
+        return Budget(data_bytes(GgufModel(options.match_file), {}), f"like-{options.match_file.stem}")
     if options.fit_vram is not None:
         return _budget_for_vram(model, options)
     raise ConfigError(

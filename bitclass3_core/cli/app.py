@@ -244,6 +244,56 @@ def ladder(
     ladder_command(load_config(pipeline, flags, plugin or (), set_ or ()), levels, keep, only_plan, as_json, quiet)
 
 
+@app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="GGUF files of one model, anyone's", show_default=False)],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="the source: HF folder, name on the hub, or BF16 GGUF", show_default=False)
+    ] = None,
+    gguf: Gguf = None,
+    eval_corpus: Annotated[list[Path] | None, typer.Option("--eval-corpus", help="text to measure on; repeatable")] = None,
+    plugin: PluginName = None,
+    set_: Setting = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for tables, plots and what is measured")] = None,
+    llama_cpp: LlamaCpp = None,
+    allow_quantized: AllowQuantized = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure anyone's GGUFs of one model side by side: size, KLD, PPL, same top-1, by domain, types that differ."""
+    from bitclass3_core.cli.compare import compare_command, compare_config
+
+    config = compare_config(reference, gguf, eval_corpus or (), out, llama_cpp, allow_quantized, plugin or (), set_ or ())
+    compare_command(config, files, as_json, quiet)
+
+
+@app.command()
+def recipe(
+    file: Annotated[Path, typer.Argument(help="a GGUF, or any file of a split one", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; default: stdout")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the types of a GGUF's tensors, anyone's, as a recipe for llama-quantize --tensor-type-file."""
+    from bitclass3_core.cli.recipe import recipe_command
+
+    recipe_command(file, out, as_json)
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)],
+    repo: Annotated[str | None, typer.Option("--repo", help="name on the hub: me/Model-GGUF", show_default=False)] = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be uploaded; needs no token and no network")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a run's files, card, plots and explorer to the Hugging Face hub."""
+    from bitclass3_core.cli.publish import publish_command
+
+    publish_command(folder, repo, private, dry_run, as_json, quiet)
+
+
 @plugins_app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List the installed plugins; nothing is imported."""

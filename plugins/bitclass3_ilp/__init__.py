@@ -12,6 +12,7 @@ CP-SAT, with both budgets, takes over where a group lies in both memories.
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.improving import best_effort
 from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
+from bitclass3_core.qtypes import qtype
+from bitclass3_core.recipes import types_in_file
 from bitclass3_ilp import cp_sat
 from bitclass3_ilp.branches import Branch, branches_of, core_of
 from bitclass3_ilp.frontier import UnfinishedError, walk
@@ -33,12 +36,16 @@ N_POLISHED = 32
 
 
 class Options(BaseModel):
-    """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough."""
+    """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough.
+
+    ``start`` is a GGUF or a tensor-type file whose types are a first answer, where they fit: the search only looks for better ones.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     time_limit_seconds: float = Field(default=30.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)
+    start: Path | None = None
 
 
 @hookimpl
@@ -47,24 +54,37 @@ def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
     started = time.monotonic()
     tables = tables_of(problem)
     deadline = started + options.time_limit_seconds
-    search = Search(replace(tables, gpu_bytes=None), options, deadline)
+    first = None if options.start is None else start_picks(problem, options.start)
+    search = Search(replace(tables, gpu_bytes=None), options, deadline, first)
     bound = search.run()
     if not tables.fits(search.picks):
-        search = Search(tables, options, deadline)
+        search = Search(tables, options, deadline, first)
         bound = max(bound, search.run())
     proof = proof_of(search.cost, bound, time.monotonic() - started, finished=search.finished)
     return allocation_of(problem, search.picks.tolist(), "ilp", proof)
 
 
+def start_picks(problem: Problem, file: Path) -> Ints:
+    """The choices nearest below the types of a file: those that no choice lies below, or that it does not name, are the smallest."""
+    types = types_in_file(file, [name for group in problem.groups for name in group.tensors])
+    picks = []
+    for group in problem.groups:
+        most = max((qtype(types[name]).bpw for name in group.tensors if name in types), default=0.0)
+        picks.append(max((k for k, choice in enumerate(group.choices) if qtype(choice.qtype).bpw <= most), default=0))
+    return np.array(picks, np.int64)
+
+
 class Search:
     """One search: the best picks so far with their cost, and whether every branch was searched to its end."""
 
-    def __init__(self, tables: Tables, options: Options, deadline: float) -> None:
+    def __init__(self, tables: Tables, options: Options, deadline: float, first: Ints | None = None) -> None:
         self.tables, self.options, self.deadline = tables, options, deadline
         self.dual: Dual = lagrangian_dual(tables)
         self.picks: Ints = best_effort(tables, self.dual)
         self.cost = tables.cost_of(self.picks)
         self.finished = options.gap <= EQUAL
+        if first is not None:
+            self.offer(first)
 
     @property
     def limit(self) -> float:
@@ -77,15 +97,15 @@ class Search:
             return self.dual.bound
         branches = branches_of(self.tables, self.limit, self.dual.gpu_multiplier)
         for branch in branches[:N_POLISHED]:
-            self._offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
+            self.offer(branch.whole(best_effort(branch.rest, lagrangian_dual(branch.rest))))
         bounds = [self._search(branch) for branch in branches]
         proven = self.cost if self.finished else self.limit
         return max(self.dual.bound, min([proven, *bounds]))
 
-    def _offer(self, picks: Ints) -> None:
-        """Take ``picks`` if they cost less."""
+    def offer(self, picks: Ints) -> None:
+        """Take ``picks`` if they fit and cost less."""
         cost = self.tables.cost_of(picks)
-        if cost < self.cost:
+        if cost < self.cost and self.tables.fits(picks):
             self.picks, self.cost = picks, cost
 
     def _search(self, branch: Branch) -> float:
@@ -102,10 +122,10 @@ class Search:
         except UnfinishedError:
             solved = self._cp_sat(core.tables)
             self.finished &= solved.finished
-            self._offer(branch.whole(core.original(solved.picks)))
+            self.offer(branch.whole(core.original(solved.picks)))
             return max(branch.bound, branch.fixed_cost + max(solved.bound, dual.bound))
         if picks is not None:
-            self._offer(branch.whole(core.original(picks)))
+            self.offer(branch.whole(core.original(picks)))
         return np.inf
 
     def _cp_sat(self, core: Tables) -> cp_sat.Solved:

@@ -39,6 +39,7 @@ class Options(BaseModel):
     n_ctx: int = Field(512, ge=16, description="tokens a chunk; the second half of each is scored")
     n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error takes")
     relative_error: float = Field(0.03, gt=0, lt=1, description="wanted standard error of the mean KLD, as a share of it")
+    folder: Path | None = Field(None, description="where evaluation/ with the base logits lies; unset: beside the first candidate")
     keep_base: bool = Field(False, description="keep the reference's log-probabilities (gigabytes) for the next evaluation")
     threads: int = Field(0, ge=0, description="0: llama-perplexity's default")
     gpu_layers: int = Field(-1, ge=-1, description="layers on the GPU; -1: llama.cpp's default")
@@ -87,7 +88,7 @@ def bitclass3_evaluate(
     n_chunks = wanted_chunks(options.n_chunks, options.relative_error, options.n_ctx)
     text = evaluation_text(corpus, n_chunks * options.n_ctx)
     check_scored(n_chunks, options.n_ctx)
-    folder = candidates[0].path.resolve().parent / "evaluation"
+    folder = (options.folder or candidates[0].path.resolve().parent).resolve() / "evaluation"
     base = BaseFile.planned(reference, text, options.n_ctx, n_chunks, n_vocab, program, folder)
     reused, threads = base.is_there, default_threads(options.threads)
     models = [*candidates] if reused else [reference, *candidates]

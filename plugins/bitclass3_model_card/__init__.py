@@ -8,43 +8,57 @@ from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
 from bitclass3_core.run import Run
 from bitclass3_model_card.benchmark import benchmark_section
-from bitclass3_model_card.closing import disclaimer_section, license_section, plots_section, usage_section
+from bitclass3_model_card.closing import disclaimer_section, license_section, plots_section
+from bitclass3_model_card.compared import compared_table, published_figures, published_table
 from bitclass3_model_card.comparison import comparison_section
 from bitclass3_model_card.findings import findings_section
 from bitclass3_model_card.front_matter import front_matter
 from bitclass3_model_card.intro import intro_section
 from bitclass3_model_card.method import method_section
+from bitclass3_model_card.source import license_of
 from bitclass3_model_card.tables import quantizations_section
+from bitclass3_model_card.usage import usage_section
 
 
 class ModelCardOptions(BaseModel):
-    """``title`` replaces the heading made from the model's name."""
+    """``title`` replaces the heading made from the model's name, ``license`` what the source says of its own (a hub's identifier).
+
+    ``repo`` is the repository's name on the hub, ``compared`` are results of bitclass3 compare (compare.json), ``published`` TOML files
+    of figures that others published, ``other_run`` the folder of a run whose sensitivity this one's is compared with.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str | None = None
+    license: str | None = None
+    repo: str | None = None
+    compared: tuple[Path, ...] = ()
+    published: tuple[Path, ...] = ()
+    other_run: Path | None = None
 
 
-def model_card(run: Run, out: Path, title: str | None = None) -> str:
+def model_card(run: Run, out: Path, options: ModelCardOptions) -> str:
     """The card's text; plots are embedded if they already stand in ``out/plots``."""
+    found, figures = license_of(run, options.license), published_figures(options.published)
+    others = [part for part in (compared_table(run, options.compared), published_table(figures)) if part]
     sections = (
-        intro_section(run, title),
+        intro_section(run, options.title),
         quantizations_section(run),
-        comparison_section(run),
-        findings_section(run),
+        "\n\n".join([comparison_section(run), *others]),
+        findings_section(run, options.other_run),
         method_section(run),
-        usage_section(run),
+        usage_section(run, options.repo),
         plots_section(out),
         benchmark_section(run),
-        disclaimer_section(run),
-        license_section(run),
+        disclaimer_section(run, bool(options.compared), figures),
+        license_section(run, found),
     )
-    return front_matter(run) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
+    return front_matter(run, found) + "\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
 @hookimpl
 def bitclass3_report(run: Run, out: Path, options: ModelCardOptions) -> list[Path]:
     """Write ``README.md``; plots made before it in the same run are embedded."""
     path = out / "README.md"
-    write_text(path, model_card(run, out, options.title))
+    write_text(path, model_card(run, out, options))
     return [path]

@@ -2,8 +2,10 @@
 
 import os
 import platform
+from pathlib import Path
 
 from bitclass3_core.corpus import Corpus, Document
+from bitclass3_core.files import sha256_file
 from bitclass3_core.run import Run
 from bitclass3_model_card.text import bullets, code, counted, number, plain
 
@@ -16,9 +18,19 @@ def _memory() -> str:
     return f", {n_bytes / 2**30:.0f} GiB RAM" if n_bytes > 0 else ""
 
 
+def _processor() -> str:
+    """The processor's name where the system tells it: Linux does on most machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f" ({plain(name)})" if name else ""
+
+
 def _machine() -> str:
     system = f"{platform.system()} {platform.machine()}".strip()
-    return f"Machine: {plain(system)}, {counted(os.cpu_count() or 1, 'CPU')}{_memory()}, Python {platform.python_version()}."
+    return f"Machine: {plain(system)}, {counted(os.cpu_count() or 1, 'CPU')}{_processor()}{_memory()}, Python {platform.python_version()}."
 
 
 def _text(what: str, documents: tuple[Document, ...], tokens: str) -> str:
@@ -27,9 +39,15 @@ def _text(what: str, documents: tuple[Document, ...], tokens: str) -> str:
     return f"{what} text: {counted(len(documents), 'document')}{about}, {tokens}, sha256 {code(Corpus.fingerprint(documents))}."
 
 
+def _corpus_file(name: str) -> str:
+    """The file's name without its folders, and the hash of what it holds now, if it is still there."""
+    digest = f" (sha256 {code(sha256_file(Path(name)))})" if Path(name).is_file() else ""
+    return code(name.replace("\\", "/").rsplit("/", 1)[-1]) + digest
+
+
 def _corpora(run: Run) -> list[str]:
     # two places may hold files of one name, so doubles stay
-    names = [code(name.replace("\\", "/").rsplit("/", 1)[-1]) for name in run.corpus.files]
+    names = [_corpus_file(name) for name in run.corpus.files]
     evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
     used = f"{run.sensitivity.n_tokens:,} tokens used in windows of {run.sensitivity.n_ctx:,}"
     scored = f"{evaluation.n_tokens:,} tokens scored in {counted(evaluation.n_chunks, 'chunk')}" if evaluation else "not used"

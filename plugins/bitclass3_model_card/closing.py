@@ -1,11 +1,11 @@
-"""Usage, plots, disclaimer and licence."""
+"""Plots, disclaimer and licence."""
 
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from bitclass3_core.gpu_split import override_name
 from bitclass3_core.run import Run
-from bitclass3_model_card.facts import file_name, text_value
+from bitclass3_model_card.compared import Figure
+from bitclass3_model_card.source import License
 from bitclass3_model_card.text import code, plain
 
 _CAPTIONS = {
@@ -14,27 +14,6 @@ _CAPTIONS = {
     "types.png": "Type of every tensor",
     "sensitivity.png": "Sensitivity score of every tensor",
 }
-
-
-def usage_section(run: Run) -> str:
-    """Commands that load the file."""
-    if run.ours.path is None:
-        return "## Usage\n\nThis run wrote no GGUF."
-    file = shlex.quote(file_name(run.ours))
-    commands = f"llama-cli    -m {file} -cnv\nllama-server -m {file} --port 8080"
-    return f"## Usage\n\nWith llama.cpp:\n\n```sh\n{commands}\n```{_split_usage(run, file)}"
-
-
-def _split_usage(run: Run, file: str) -> str:
-    """How to load the file split between GPU and CPU, where it was made for that."""
-    gpu = run.config.get("gpu") or {}
-    if run.ours.path is None or not gpu.get("budget"):
-        return ""
-    override = shlex.quote(override_name(run.ours.path.stem))
-    return (
-        f"\n\nMade for a GPU that holds {code(str(gpu['budget']))} of its tensors, the others in the CPU's memory:\n\n"
-        f'```sh\nllama-server -m {file} -ngl 999 -ot "$(cat {override})"\n```'
-    )
 
 
 def plots_section(out: Path) -> str:
@@ -46,8 +25,14 @@ def plots_section(out: Path) -> str:
     return "\n\n".join(["## Plots", *images]) if images else ""
 
 
-def disclaimer_section(run: Run) -> str:
+def disclaimer_section(run: Run, compared: bool, published: Sequence[Figure]) -> str:
     """Who stands behind the figures, and who does not."""
+    others = (
+        " Figures of files made by others are our own measurements of the files named; they may have changed since."
+        if compared
+        else ""
+    )
+    theirs = " Published figures are their publishers' own, taken as found." if published else ""
     measured = any(candidate.evaluation for candidate in run.candidates)
     figures = (
         " The measured figures hold for the evaluation text and the versions named above; other text gives other figures."
@@ -56,16 +41,16 @@ def disclaimer_section(run: Run) -> str:
     )
     return (
         "## Disclaimer\n\nIndependent project. Not affiliated with or endorsed by the authors of"
-        f" {plain(run.model.name)} or of llama.cpp.{figures}"
+        f" {plain(run.model.name)} or of llama.cpp.{figures}{others}{theirs}"
     )
 
 
-def license_section(run: Run) -> str:
-    """The licence that the source's metadata name."""
-    metadata = run.model.metadata
-    name = text_value(metadata, "general.license.name") or text_value(metadata, "general.license")
-    link = text_value(metadata, "general.license.link")
-    if not name:
-        return "## License\n\nThe source's metadata names no license: see the source model."
-    where = f" ({plain(link)})" if link else ""
-    return f"## License\n\n{code(name)}{where}, inherited from {plain(run.model.name)}."
+def license_section(run: Run, found: License | None) -> str:
+    """The licence that the source names, or that there is none."""
+    if found is None:
+        return "## License\n\nNeither the source's metadata nor its model card name a license: see the source model."
+    label = f"{code(found.identifier)}{f' ({plain(found.name)})' if found.name else ''}{f' ({plain(found.link)})' if found.link else ''}"
+    inherited = (
+        f"inherited from {plain(run.model.name)} (from {found.where})" if found.where.startswith("the source") else found.where
+    )
+    return f"## License\n\n{label}, {inherited}."

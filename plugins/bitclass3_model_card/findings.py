@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from bitclass3_core.run import Candidate, Run
 from bitclass3_model_card.bits import allocation_lines, role_table, type_table
 from bitclass3_model_card.facts import file_name, stock_at_same_size
+from bitclass3_model_card.other_run import other_run_lines
 from bitclass3_model_card.prices import price_lines
 from bitclass3_model_card.text import bullets, code, counted, listed, number, plain, plus_minus
 
@@ -92,10 +94,11 @@ def _predictions(run: Run) -> list[str]:
     return [*lines, "A prediction ranks choices; it is no result. Only the measured columns are results."] if lines else []
 
 
-def findings_section(run: Run) -> str:
-    """Scores by tensor, depth and role, prices, where the bits went, and predictions against measurements."""
+def findings_section(run: Run, other: Path | None = None) -> str:
+    """Scores by tensor, depth and role, what differs from another run, prices, where the bits went, predictions against measurements."""
     scores = {name: score for name, score in run.sensitivity.scores().items() if name in run.model.tensors}
     lines = [*_extremes(run, scores), *_depth(run, scores), *_hybrid(run, scores)] if scores else []
+    lines += other_run_lines(run, other) if other and scores else []
     lines += [*price_lines(run), *allocation_lines(run), *_predictions(run)]
     about = "The score of a tensor is the mean of its in_power, normalised so that the largest is 1.0."
     return "\n\n".join(

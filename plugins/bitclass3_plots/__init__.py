@@ -1,6 +1,7 @@
 """Report ``plots``: size against mean KLD, the type and the score of every tensor, as PNG files in ``plots/``."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,25 +14,26 @@ from bitclass3_plots.style import save
 
 
 class PlotsOptions(BaseModel):
-    """``dpi`` is the resolution of the files."""
+    """``dpi`` is the resolution of the files, ``only`` the plots to write (all of them unless told)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dpi: int = Field(default=150, ge=100, le=600)
+    only: tuple[Literal["size_kld", "levels", "types", "sensitivity"], ...] = ("size_kld", "levels", "types", "sensitivity")
 
 
 @hookimpl
 def bitclass3_report(run: Run, out: Path, options: PlotsOptions) -> list[Path]:
     """Write the plots that the run has data for; one that it has none for is removed, so that no earlier run's stays."""
-    figures = {
-        "size_kld": size_kld_figure(run),
-        "levels": levels_figure(run),
-        "types": type_figure(run),
-        "sensitivity": score_figure(run),
+    makers = {
+        "size_kld": size_kld_figure,
+        "levels": levels_figure,
+        "types": type_figure,
+        "sensitivity": score_figure,
     }
     written = []
-    for name, figure in figures.items():
-        path = out / "plots" / f"{name}.png"
+    for name in options.only:
+        figure, path = makers[name](run), out / "plots" / f"{name}.png"
         if figure is None:
             path.unlink(missing_ok=True)
             continue

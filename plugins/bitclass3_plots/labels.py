@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bitclass3_plots.style import BLUE, ORANGE, SMALL
+from bitclass3_plots.style import COLOURS, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ class Labelled(Protocol):
 
     @property
     def kind(self) -> str:
-        """``ours`` or ``stock``."""
+        """``ours``, ``stock`` or ``compared``."""
 
     @property
     def size(self) -> float:
@@ -73,7 +73,7 @@ def place_labels(figure: "Figure", axes: "Axes", points: Sequence[Labelled]) -> 
     for point in sorted(points, key=lambda point: not point.ours):
         places = (*(_FALLING if point.kind == lowest else _FALLING[::-1]), *_OTHERS)
         style: dict[str, Any] = {
-            "color": ORANGE if point.kind == "stock" else BLUE,
+            "color": COLOURS[point.kind],
             "weight": "bold" if point.ours else "normal",
             "fontsize": SMALL + 1,
         }

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bitclass3_core.comparing import COMPARED
 from bitclass3_core.run import Candidate, Run
 from bitclass3_plots.labels import place_labels
-from bitclass3_plots.style import BLUE, LARGE, NORMAL, ORANGE, SMALL, new_figure
+from bitclass3_plots.style import COLOURS, LARGE, NORMAL, SMALL, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ _GB_FROM = 10_000_000_000  # bytes of the largest file from which the axis is in
 _ROOM = 1.5  # factor above and below the data
 _NARROW = 6.0  # upper over lower limit below which ticks stand closer
 _FINE = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+_SERIES = {"ours": ("bitclass3", "o"), "stock": ("llama.cpp stock mix", "s"), COMPARED: ("compared file", "D")}
 _LEAST_SPAN = 0.1  # of the largest file
 
 
@@ -29,6 +31,11 @@ class Point:
     kld: float
     se: float
     ours: bool
+
+
+def series_of(candidate: Candidate) -> str:
+    """The series that the candidate belongs to: what a run made and is no stock mix is ours."""
+    return candidate.kind if candidate.kind in _SERIES else "ours"
 
 
 def _label(run: Run, candidate: Candidate) -> str:
@@ -46,7 +53,16 @@ def _points(run: Run, unit_bytes: float) -> list[Point]:
             continue
         se = measured.se_kld if math.isfinite(measured.se_kld) else 0.0
         size = candidate.file_bytes / unit_bytes
-        found.append(Point(_label(run, candidate), candidate.kind, size, measured.mean_kld, se, candidate is run.ours))
+        found.append(
+            Point(
+                _label(run, candidate),
+                candidate.kind,
+                size,
+                measured.mean_kld,
+                se,
+                candidate is run.ours and candidate.kind == "ours",
+            )
+        )
     return sorted(found, key=lambda point: point.size)
 
 
@@ -55,7 +71,7 @@ def _draw_series(axes: "Axes", points: list[Point], name: str, colour: str, mark
     # a bar that reached zero would run off a logarithmic axis
     below = [min(point.se, 0.9 * point.kld) for point in points]
     bars = [below, [point.se for point in points]]
-    line = "-" if len(points) > 1 else "none"
+    line = "-" if len(points) > 1 and points[0].kind != COMPARED else "none"  # files of many makers are no series
     axes.errorbar(x, y, yerr=bars, color=colour, marker=marker, markersize=6, linestyle=line, linewidth=1.5, capsize=3, label=name)
 
 
@@ -98,14 +114,14 @@ def size_kld_figure(run: Run) -> "Figure | None":
     figure = new_figure(7.5, 4.8)
     axes = figure.add_subplot()
     _scale(axes, points)
-    for name, colour, marker, stock in (("bitclass3", BLUE, "o", False), ("llama.cpp stock mix", ORANGE, "s", True)):
-        series = [point for point in points if (point.kind == "stock") == stock]
+    for kind, (name, marker) in _SERIES.items():
+        series, colour = [point for point in points if point.kind == kind], COLOURS[kind]
         if series:
             _draw_series(axes, series, name, colour, marker)
     _decorate(
         axes, "GB" if large else "MB", f"{run.model.name}: file size and mean KLD from the source, {measured.n_tokens:,} tokens"
     )
     # outside: within the axes its markers would look like data
-    figure.legend(fontsize=SMALL + 1, frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(fontsize=SMALL + 1, frameon=False, loc="outside lower center", ncols=3)
     place_labels(figure, axes, points)
     return figure

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: told apart with any colour vision
-BLUE, ORANGE = "#0072B2", "#D55E00"
+COLOURS = {"ours": "#0072B2", "stock": "#D55E00", "compared": "#00795B"}
 SMALL, NORMAL, LARGE = 8, 10, 11  # points
 COLOUR_MAP = "viridis"
 BLANK = "#F2F2F2"

@@ -79,6 +79,7 @@ def test_front_matter_of_known_source(tmp_path: Path) -> None:
     head = front(text_of(make_run(metadata=metadata), tmp_path))
     assert head == {
         "base_model": "someone/Tiny-1B",
+        "base_model_relation": "quantized",
         "license": "apache-2.0",
         "library_name": "gguf",
         "quantized_by": "bitclass3",
@@ -95,7 +96,7 @@ def test_front_matter_survives_odd_values(tmp_path: Path, value: str) -> None:
 def test_front_matter_leaves_out_what_is_not_known(tmp_path: Path) -> None:
     text = text_of(make_run(metadata={"general.name": "Tiny 1B"}), tmp_path)
     assert set(front(text)) == {"library_name", "quantized_by", "tags"}
-    assert "names no license" in text
+    assert "Neither the source's metadata nor its model card name a license" in text
 
 
 @pytest.mark.parametrize(

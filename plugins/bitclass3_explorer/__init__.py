@@ -1,0 +1,54 @@
+"""Report ``explorer``: explorer.html, a page of its own, with every file's size and divergence, every tensor's type, cost and score,
+and a slider over the size that solves again in the page, as the solver ``lagrangian`` does."""
+
+import html
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from bitclass3_core import hookimpl
+from bitclass3_core.comparing import compared_with
+from bitclass3_core.files import write_text
+from bitclass3_core.run import Run
+from bitclass3_explorer.data import explorer_data
+
+_SCRIPTS = ("solver.js", "sizes.js", "charts.js", "explorer.js")
+
+
+class ExplorerOptions(BaseModel):
+    """``compared`` are results of bitclass3 compare (compare.json) whose files are shown beside the run's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compared: tuple[Path, ...] = ()
+
+
+@hookimpl
+def bitclass3_report(run: Run, out: Path, options: ExplorerOptions) -> list[Path]:
+    """Write ``explorer.html``; it needs no network."""
+    data = explorer_data(run, compared_with(run, options.compared))
+    path = out / "explorer.html"
+    write_text(path, page(data["model"], json.dumps(data, allow_nan=False)))
+    return [path]
+
+
+def page(title: str, data: str) -> str:
+    """The page's HTML with styles, scripts, plotly.js and the data inside."""
+    from plotly.offline import get_plotlyjs
+
+    folder = files("bitclass3_explorer") / "page"
+    parts = {
+        "title": html.escape(title),
+        "style": (folder / "explorer.css").read_text(encoding="utf-8"),
+        "plotly": get_plotlyjs(),
+        "data": data.replace("<", "\\u003c"),  # nothing in it may end the script
+        "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+    }
+    before, *pieces = (folder / "explorer.html").read_text(encoding="utf-8").split("{{")
+    written = [before]
+    for piece in pieces:
+        name, _, text = piece.partition("}}")
+        written += [parts[name], text]
+    return "".join(written)
