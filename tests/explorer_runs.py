@@ -11,6 +11,7 @@ from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw, budget_for_bpw, file_bytes
+from bitclass3_core.limits import Limits
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import menu
 from bitclass3_core.run import Candidate, Run
@@ -70,7 +71,7 @@ def make_run(target_bpw: float = 4.8, n_blocks: int = 12, name: str = NAME, seed
     source = model(n_blocks, name)
     architecture = matrices(source)
     table = costs(source, architecture.quantizable, seed)
-    problem = build_problem(source, architecture, table, {}, budget_for_bpw(source, target_bpw))
+    problem = build_problem(source, architecture, table, Limits(), budget_for_bpw(source, target_bpw))
     files = []
     for label, kind, q, factor in (
         ("4.80bpw", "ours", "Q4_K", 1.2),
