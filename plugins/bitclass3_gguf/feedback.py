@@ -6,6 +6,10 @@ the scales of a block of columns, on the weights as the columns before have left
 that follow). At last each code is set to the best one given all others, a few times over (cyclic coordinate descent; Behdin et al. 2023,
 "QuantEase"). Types without codes of single weights (the grids of IQ1, IQ2, IQ3) are rounded block by block, and the columns after a block
 take up its error. Every row stays as plain rounding has it where that has the smaller error.
+
+Rows are not independent either: with G = E[g g^T] of the gradients at the outputs the loss is tr(G D A D^T) (Tseng et al. 2025, "Model-Preserving
+Adaptive Rounding"). Given all other rows, a group of rows R is best near W_R - G_RR^-1 G_R,rest D_rest; groups of rows that lie far
+apart are set again, one group after the other.
 """
 
 from dataclasses import dataclass
@@ -21,9 +25,11 @@ from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, un
 if TYPE_CHECKING:
     import torch
 
-DAMPING = 0.01  # of the mean of A's diagonal, added to it: few tokens leave directions of which nothing is known
+DAMPING = 0.02  # of the mean of A's diagonal, added to it: few tokens leave directions of which nothing is known
 SCALE_BLOCK = 256  # columns whose scales are set together; a multiple of every type's block
 INNER_BLOCK = 64  # columns between two matrix products: within, errors go from column to column
+GROUP_ROWS = 48  # rows that are set again at the same time
+GRADIENT_DAMPING = 0.1  # of the mean of G's diagonal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,15 @@ class Moments:
 
         if not bool(torch.isfinite(a).all()):
             raise ValueError("the inputs' second moments are not finite")
-        damped = a.double() + DAMPING * a.diagonal().double().mean() * torch.eye(len(a), dtype=torch.float64, device=a.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(a.double(), DAMPING)))
         return cls(a.float(), torch.linalg.cholesky(inverse, upper=True).float())
+
+
+def _damped(moment: "torch.Tensor", share: float) -> "torch.Tensor":
+    import torch
+
+    level = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
+    return moment + share * level * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
 
 def output_errors(difference: "torch.Tensor", a: "torch.Tensor") -> "torch.Tensor":
@@ -148,6 +160,28 @@ class _Rows:
                 self.codes[:, j], self.rounded[:, j] = codes, values
             slope += (self.rounded[:, begin:end] - before) @ a[begin:end]
 
+    def part(self, rows: "torch.Tensor", wanted: "torch.Tensor") -> "_Rows":
+        """Some of the rows, as they are, with other weights to come near to."""
+        part = _Rows(wanted, self.moments, self.q)
+        part.codes, part.rounded = self.codes[rows], self.rounded[rows]
+        part.grids = [_Grid(grid.step[rows], grid.offset[rows], grid.largest, grid.table) for grid in self.grids]
+        return part
+
+    def again_together(self, g: "torch.Tensor") -> None:
+        """Set the codes of each group of rows to the best ones given all others, once around, where outputs count by ``g``."""
+        import torch
+
+        n_groups = max(1, len(self.weights) // GROUP_ROWS)
+        difference = self.rounded - self.weights
+        for first in range(n_groups):
+            rows = torch.arange(first, len(self.weights), n_groups, device=g.device)
+            own = g[rows][:, rows]
+            others = g[rows] @ difference - own @ difference[rows]
+            part = self.part(rows, self.weights[rows] - torch.linalg.solve(own, others))
+            part.again()
+            self.codes[rows], self.rounded[rows] = part.codes, part.rounded
+            difference[rows] = part.rounded - self.weights[rows]
+
     def bytes(self) -> Bytes:
         """The rows as ggml stores them."""
         if not self.grids:
@@ -176,3 +210,16 @@ def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: 
     better = errors < plain_errors
     data = np.where(better.cpu().numpy()[:, None], slab.bytes(), plain)
     return data, float(plain_errors.sum()), float(torch.where(better, errors, plain_errors).sum())
+
+
+def round_together(rows: FloatArray, q: QType, moments: Moments, g: "torch.Tensor", rounds: int) -> Bytes:
+    """Bytes [n, row bytes] of all rows [n, n_in] of a tensor, rounded for tr(G D A D^T); ``g`` is G [n, n]. For types that have codes."""
+    import torch
+
+    slab = _Rows(torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device), moments, q)
+    slab.forward()
+    slab.again()
+    damped = _damped(g, GRADIENT_DAMPING)
+    for _ in range(rounds):
+        slab.again_together(damped)
+    return slab.bytes()

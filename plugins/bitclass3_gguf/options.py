@@ -16,8 +16,9 @@ class Options(BaseModel):
     )
     n_tokens: int = Field(16384, gt=0, description="feedback: calibration tokens")
     n_ctx: int = Field(512, gt=1, description="feedback: tokens a chunk")
+    seed: int = Field(0, description="feedback: of the sampled labels")
     rounds: int = Field(2, ge=0, description="feedback: how often every code is looked at again")
     memory_gib: float = Field(
-        4.0, gt=0, description="feedback: memory for the inputs' second moments; less means more forward passes"
+        4.0, gt=0, description="feedback: memory for the second moments; less means more passes forward and backward"
     )
     device: str = Field("auto", description="feedback: auto, cpu, cuda, cuda:1, mps")

@@ -1,32 +1,33 @@
 """Tensors rounded with error feedback, one group of layers at a time, each kept on disk until the file is written."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import atomic_path, digest_of
-from bitclass3_core.kernels import dequantize, library
+from bitclass3_core.kernels import dequantize, library, quantize
 from bitclass3_core.measuring import default_threads
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_gguf.codes import Bytes
+from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options
 
 if TYPE_CHECKING:
     import torch
+    from bitclass3_torch.moments import TensorMoments
 
-    from bitclass3_gguf.feedback import Moments
-
+_Item = TypeVar("_Item")
 _SLAB_ROWS = 2048  # a slab's weights stay in the processor's cache while column after column is rounded
 
 
@@ -75,7 +76,7 @@ def kept_in(
 
 @dataclass(slots=True)
 class Report:
-    """What the feedback gained: errors of the layers' outputs, plain and kept, summed relative to plain."""
+    """What the feedback gained: each tensor's part of the divergence, plain and kept, summed relative to plain."""
 
     n_tensors: int = 0
     ratio_sum: float = 0.0
@@ -88,9 +89,7 @@ class Report:
     def line(self) -> str:
         """For the terminal."""
         mean = self.ratio_sum / max(self.n_tensors, 1)
-        return (
-            f"error feedback: {self.n_tensors} tensors; the error of their outputs is {mean:.2f} of plain rounding's, in the mean"
-        )
+        return f"error feedback: {self.n_tensors} tensors; their part of the KL divergence is {mean:.2f} of plain rounding's, in the mean"
 
 
 def round_with_feedback(
@@ -108,37 +107,49 @@ def round_with_feedback(
     Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.loading import load_torch_model
-    from bitclass3_torch.moments import EMBEDDING, has_plain_inputs, input_moments, moment_groups
+    from bitclass3_torch.moments import has_plain_inputs, moment_groups, tensor_moments
     from bitclass3_torch.tokens import token_chunks
 
-    from bitclass3_gguf.feedback import Moments
-
-    wanted = [name for name in _by_depth(model, allocation) if name != EMBEDDING and not qtype(allocation.qtypes[name]).is_float]
+    wanted = [name for name in _by_depth(model, allocation) if not qtype(allocation.qtypes[name]).is_float]
     if all(kept.path(name).is_file() for name in wanted):
         return
     loaded = load_torch_model(model, architecture, options.device, "auto")
     wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
-    groups = moment_groups(loaded, wanted, int(options.memory_gib * 2**30))
+    memory = int(options.memory_gib * 2**30)
+    groups = moment_groups(loaded, wanted, memory, options.n_ctx)
     progress.begin("error feedback", len(groups) * len(chunks) + len(wanted))
     report = Report()
+
+    def round_one(found: tuple[str, "TensorMoments"]) -> None:
+        name, moments = found
+        kept.save(name, _rounded(model, name, allocation.qtypes[name], sensitivity, moments, options, report))
+        progress.advance()
+
     for group in groups:
         todo = [name for name in group if not kept.path(name).is_file()]
-        for name, a in input_moments(loaded, todo, architecture, chunks, progress) if todo else ():
-            try:
-                data = _rounded(model, name, allocation.qtypes[name], sensitivity, Moments.of(a), options, report)
-            except UnusableTypeError as error:
-                raise UnusableTypeError(name, allocation.qtypes[name], error.reason) from error
-            except ValueError as error:
-                raise ModelFileError(f'{name} cannot be rounded with feedback ({error}); use rounding = "plain"') from error
-            kept.save(name, data)
-            progress.advance()
+        if todo:
+            moments = tensor_moments(loaded, todo, architecture, chunks, memory, options.seed, progress)
+            with _one_thread_each(loaded.device):
+                _in_threads(round_one, moments, default_threads(options.threads))
         for name in group:
-            if (data_ := kept.load(name)) is not None:
-                loaded.set_weight(name, dequantize(data_, qtype(allocation.qtypes[name])), architecture)
+            if (data := kept.load(name)) is not None:
+                loaded.set_weight(name, dequantize(data, qtype(allocation.qtypes[name])), architecture)
     progress.end()
     if report.n_tensors:
         progress.say(report.line())
+
+
+def _in_threads(work: Callable[[_Item], None], items: Iterable[_Item], n_threads: int) -> None:
+    """Work on the items as they come, few at a time: all moments of a group in their last form would take its memory twice."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        under_way: deque[Future[None]] = deque()
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) > n_threads:
+                under_way.popleft().result()
+        for left in under_way:
+            left.result()
 
 
 def _by_depth(model: Model, allocation: Allocation) -> list[str]:
@@ -152,27 +163,52 @@ def _by_depth(model: Model, allocation: Allocation) -> list[str]:
 
 
 def _rounded(
-    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "Moments", options: Options, report: Report
+    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "TensorMoments", options: Options, report: Report
 ) -> Bytes:
-    from bitclass3_gguf.feedback import round_rows
+    """The tensor's bytes: of plain rounding, rows alone and rows together whatever moves the outputs least where they matter."""
+    from bitclass3_gguf.feedback import Moments, round_rows, round_together
 
     info, q = model.tensors[name], qtype(q_name)
     known = sensitivity.tensors.get(name)
     imatrix: FloatArray | None = known.imatrix if known else None
-    slabs = [slice(begin, begin + _SLAB_ROWS) for begin in range(0, info.n_rows, _SLAB_ROWS)]
-    with _one_thread_each(moments.a), ThreadPoolExecutor(default_threads(options.threads)) as pool:
-        parts = list(pool.map(lambda rows: round_rows(model.read(name, rows), q, imatrix, moments, options.rounds), slabs))
-    report.add(sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts))
-    return np.concatenate([data for data, _, _ in parts])
+    try:
+        factors = Moments.of(moments.inputs)
+        parts = [
+            round_rows(model.read(name, slice(begin, begin + _SLAB_ROWS)), q, imatrix, factors, options.rounds)
+            for begin in range(0, info.n_rows, _SLAB_ROWS)
+        ]
+        alone = np.concatenate([data for data, _, _ in parts])
+        if moments.gradients is None or moments.judged_x is None or moments.judged_g is None:
+            report.add(sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts))
+            return alone
+        rows = model.read(name)
+        choices = [quantize(rows, q, imatrix), alone]
+        if has_codes(q):
+            choices.append(round_together(rows, q, factors, moments.gradients, options.rounds))
+    except UnusableTypeError as error:
+        raise UnusableTypeError(name, q_name, error.reason) from error
+    except ValueError as error:
+        raise ModelFileError(f'{name} cannot be rounded with feedback ({error}); use rounding = "plain"') from error
+    costs = [_judged(dequantize(data, q) - rows, moments.judged_x, moments.judged_g) for data in choices]
+    report.add(costs[0], min(costs))
+    return choices[int(np.argmin(costs))]
+
+
+def _judged(difference: FloatArray, x: "torch.Tensor", g: "torch.Tensor") -> float:
+    """E[(g^T D x)^2] over tokens that the rounding has not seen: twice the tensor's part of the KL divergence, to second order."""
+    import torch
+
+    outputs = x @ torch.from_numpy(difference).to(x.device).T
+    return float((outputs * g).sum(1).double().square().mean())
 
 
 @contextmanager
-def _one_thread_each(a: "torch.Tensor") -> Iterator[None]:
-    """On the CPU the slabs are the threads; torch's own would wait for each other in thousands of small steps."""
+def _one_thread_each(device: "torch.device") -> Iterator[None]:
+    """On the CPU the tensors are the threads; torch's own would wait for each other in thousands of small steps."""
     import torch
 
     before = torch.get_num_threads()
-    if a.device.type == "cpu":
+    if device.type == "cpu":
         torch.set_num_threads(1)
     try:
         yield

@@ -1,6 +1,14 @@
-"""Second moments of the inputs of every product, E[x x^T], as many at a time as the memory allows."""
+"""Second moments of a tensor's inputs and of its outputs' gradients: the Kronecker factors of its Hessian, as many at a time as fit.
 
-from collections.abc import Iterator, Mapping, Sequence
+    F ~= G (x) A,    A = E[w x x^T]  [n_in, n_in],    G = E[u g g^T]  [n_rows, n_rows],    E[(g^T D x)^2] ~= tr(G D A D^T)
+
+g is the gradient of the loss with sampled labels (``statistics.py``). One half of a token's weight w in A is |g|^2, one half of its weight
+u in G is |x|^2, as in the exact E[|g|^2 x x^T]: the first token's attn_v, to which all others attend, must be right above all. The other
+halves are the same for all but massive tokens: with few tokens the exact weights alone rest on a handful of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,51 +18,104 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress
 from bitclass3_torch.loading import TorchModel
 from bitclass3_torch.places import TorchPlace
+from bitclass3_torch.statistics import EMBEDDING, sampled_label_loss
+from bitclass3_torch.sums import energies, limited
 
 if TYPE_CHECKING:
     import torch
 
     from bitclass3_torch.watching import Product
 
-EMBEDDING = "token_embd.weight"
+JUDGE_SHARE = 8  # one chunk in so many is left out of the moments, to judge by
+MAX_JUDGED = 2  # chunks
 
 
+@dataclass(frozen=True, slots=True)
+class TensorMoments:
+    """Of one GGUF tensor, in its order of rows and columns: ``inputs`` A [n_in, n_in]; ``gradients`` G [n_rows, n_rows] unless there are too
+    many rows; and of tokens that are in neither, x [n, n_in] and g [n, n_rows] (none for a table that tokens look up)."""
+
+    inputs: "torch.Tensor"
+    gradients: "torch.Tensor | None" = None
+    judged_x: "torch.Tensor | None" = None
+    judged_g: "torch.Tensor | None" = None
+
+
+@dataclass(slots=True)
 class _Sums:
-    """Sums of x x^T by parameter; parameters that multiply one and the same tensor (q, k, v) share a sum."""
+    inputs: Any = 0.0
+    gradients: Any = 0.0
+    n_tokens: int = 0
+    judged: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
 
-    def __init__(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.leader: dict[str, str] = {}  # of each parameter: whose sum holds for it
-        self._last: tuple[str, torch.Tensor] | None = None  # kept alive, so that no other tensor gets its place in memory
 
-    def add(self, product: "Product") -> None:
-        inputs = product.inputs.detach()
-        if self._last is not None and _is_same(self._last[1], inputs):
-            self.leader.setdefault(product.key, self._last[0])
-        if (leader := self.leader.setdefault(product.key, product.key)) != product.key:
+class _Watch:
+    """The sums of some parameters while chunks go through the model forward and backward."""
+
+    def __init__(self, loaded: TorchModel, names: Sequence[str], n_rows_max: int) -> None:
+        self.sums = {loaded.places[name].key: _Sums() for name in names if name != EMBEDDING or loaded.head is not None}
+        self.parameters = {loaded.places[name].key: loaded.places[name].parameter for name in names}
+        self.lookups = _Sums()
+        self.judging = False
+        self._n_rows_max = n_rows_max
+
+    def product(self, product: "Product") -> None:
+        """One product; added when its output's gradient is known."""
+        sums = self.sums.get(product.key)
+        if sums is None or not product.output.requires_grad:
             return
-        self._last = (product.key, inputs)
-        rows = inputs.float().reshape(-1, inputs.shape[-1])
-        moment = rows.T @ rows
-        self.sums[leader] = self.sums[leader] + moment if leader in self.sums else moment
+        x, of_output = product.inputs.detach(), product.of_output
+
+        def on_gradient(gradient: "torch.Tensor") -> None:
+            self._add(sums, _flat(x), _flat(of_output(gradient)))
+
+        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+
+    def _add(self, sums: _Sums, x: "torch.Tensor", g: "torch.Tensor") -> None:
+        few_rows = g.shape[1] <= self._n_rows_max
+        if self.judging:
+            if few_rows:
+                sums.judged.append((x, g))
+            return
+        x_energy, g_energy = energies(x), energies(g)
+        sums.inputs = sums.inputs + (x * _token_weights(x_energy, g_energy)[:, None]).T @ x
+        if few_rows:
+            sums.gradients = sums.gradients + (g * _token_weights(g_energy, x_energy)[:, None]).T @ g
+        sums.n_tokens += len(x)
+
+    def lookup(self, rows: "torch.Tensor", gradient: "torch.Tensor") -> None:
+        """The looked-up rows [n, n_embd] of one chunk and their gradients; rows that are zero in every type say nothing."""
+        if not self.judging:
+            g = _flat(gradient)[(_flat(rows) != 0).any(1)]
+            self.lookups.inputs = self.lookups.inputs + g.T @ g
+            self.lookups.n_tokens += rows.shape[0] * rows.shape[1]
 
 
-def _is_same(a: "torch.Tensor", b: "torch.Tensor") -> bool:
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+def _flat(values: "torch.Tensor") -> "torch.Tensor":
+    return values.detach().float().reshape(-1, values.shape[-1])
+
+
+def _token_weights(own: "torch.Tensor", other: "torch.Tensor") -> "torch.Tensor":
+    """Half the other side's energy, half one and the same but for massive tokens; both halves with the mean 1 by own energy."""
+    even = limited(own, own.median()) / own.clamp(min=1e-30)
+    halves = (weights * (own.sum() / (weights * own).sum().clamp(min=1e-30)) for weights in (other, even))
+    return sum(halves) / 2  # type: ignore[return-value]
 
 
 def has_plain_inputs(place: TorchPlace) -> bool:
-    """Whether the tensor's columns are its parameter's inputs, one by one: then E[x x^T] of the product is the tensor's own."""
+    """Whether the tensor's columns are its parameter's inputs, one by one: then A of the product is the tensor's own."""
     cut = place.cut
     return place.parameter.ndim == 2 and cut.shape is None and not cut.transposed and cut.columns is None
 
 
-def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int) -> list[list[str]]:
-    """The tensors in their order, cut so that the moments of each group fit into the memory (at least one tensor a group)."""
+def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int, n_ctx: int) -> list[list[str]]:
+    """The tensors in their order, cut so that what is kept of each group fits into the memory (at least one tensor a group)."""
     groups: list[list[str]] = []
     used = 0
     for name in names:
-        n_bytes = 4 * loaded.places[name].parameter.shape[-1] ** 2
+        n_rows, n_in = loaded.places[name].parameter.shape
+        few_rows = n_rows <= max_rows(memory_bytes)
+        n_bytes = 4 * (n_in**2 + (n_rows**2 + MAX_JUDGED * n_ctx * (n_in + n_rows) if few_rows else 0))
         if not groups or used + n_bytes > memory_bytes:
             groups.append([])
             used = 0
@@ -63,37 +124,90 @@ def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int) -
     return groups
 
 
-def input_moments(
-    loaded: TorchModel, names: Sequence[str], architecture: Architecture, chunks: NDArray[np.int64], progress: Progress
-) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """(name, E[x x^T] [n_in, n_in] in the GGUF's order of columns) of each tensor over ``chunks``, with the model's present weights."""
-    from bitclass3_torch.watching import Products
+def max_rows(memory_bytes: int) -> int:
+    """Tensors with more rows than this do without G: it would take an eighth of the memory."""
+    return int((memory_bytes / 32) ** 0.5)
 
-    parameters = {loaded.places[name].key: loaded.places[name].parameter for name in names}
-    sums = _Sums()
+
+def tensor_moments(
+    loaded: TorchModel,
+    names: Sequence[str],
+    architecture: Architecture,
+    chunks: NDArray[np.int64],
+    memory_bytes: int,
+    seed: int,
+    progress: Progress,
+) -> Iterator[tuple[str, TensorMoments]]:
+    """The moments of each tensor over ``chunks``, with the model's present weights: one pass forward and backward for all of them.
+
+    The passes are over when this returns; what it gives is put into the GGUF's order one tensor after the other.
+    """
     import torch
 
-    with torch.no_grad(), Products(parameters, sums.add):
-        for chunk in chunks:
-            loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False, **_no_logits(parameters, loaded))
+    from bitclass3_torch.watching import Products
+
+    watch = _Watch(loaded, names, max_rows(memory_bytes))
+    generator = torch.Generator(device=loaded.device).manual_seed(seed)
+    n_judged = min(MAX_JUDGED, len(chunks) // JUDGE_SHARE)
+    handle = loaded.net.get_input_embeddings().register_forward_hook(lambda _m, _i, rows: _begin(rows, watch, EMBEDDING in names))
+    try:
+        for number, chunk in enumerate(chunks):
+            watch.judging = number >= len(chunks) - n_judged
+            with Products(watch.parameters, watch.product):
+                logits = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
+            sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
             progress.advance()
-    for name in names:
-        key = loaded.places[name].key
-        if key not in sums.leader:
-            continue
-        moment = sums.sums[sums.leader[key]] / chunks.size
-        order = architecture.column_order.get(name)
-        if order is not None:
-            index = torch.from_numpy(order).to(moment.device)
-            moment = moment[index][:, index]
-        yield name, moment
+    finally:
+        handle.remove()
+    found = ((name, _moments_of(name, watch, loaded, architecture)) for name in names)
+    return ((name, moments) for name, moments in found if moments is not None)
 
 
-def _no_logits(parameters: Mapping[str, Any], loaded: TorchModel) -> dict[str, int]:
-    """The head's product is left out but for the last token, unless it is watched: it is a large part of a small model's work."""
-    import inspect
+def _begin(rows: "torch.Tensor", watch: _Watch, is_wanted: bool) -> "torch.Tensor":
+    """Weights are frozen: the looked-up rows are where gradients begin."""
+    rows.requires_grad_(True)
+    if is_wanted:
+        rows.register_hook(lambda gradient: watch.lookup(rows, gradient))  # type: ignore[no-untyped-call]
+    return rows
 
-    head = loaded.net.get_output_embeddings()
-    watched = head is not None and any(parameter is head.weight for parameter in parameters.values())
-    takes = "logits_to_keep" in inspect.signature(loaded.net.forward).parameters
-    return {"logits_to_keep": 1} if takes and not watched else {}
+
+def _moments_of(name: str, watch: _Watch, loaded: TorchModel, architecture: Architecture) -> TensorMoments | None:
+    place = loaded.places[name]
+    sums = watch.sums.get(place.key) if name != EMBEDDING or loaded.head is not None else None
+    if name == EMBEDDING:
+        return _table_moments(sums, watch.lookups, len(place.parameter))
+    if sums is None or not sums.n_tokens:
+        return None
+    columns, rows = architecture.column_order.get(name), architecture.row_order.get(name)
+    a, g = sums.inputs / sums.n_tokens, None
+    if columns is not None:
+        a = a[columns][:, columns]
+    if isinstance(sums.gradients, float):
+        return TensorMoments(a)
+    g = place.output_rows(place.output_rows(sums.gradients / sums.n_tokens).T)
+    judged_x, judged_g = None, None
+    if sums.judged:
+        judged_x = _reordered(_joined(sums.judged, 0), columns)
+        judged_g = _reordered(place.output_rows(_joined(sums.judged, 1)), rows)
+    return TensorMoments(a, g if rows is None else g[rows][:, rows], judged_x, judged_g)
+
+
+def _joined(pairs: Sequence[tuple["torch.Tensor", "torch.Tensor"]], which: int) -> "torch.Tensor":
+    import torch
+
+    return torch.cat([pair[which] for pair in pairs])
+
+
+def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torch.Tensor":
+    return values if order is None else values[:, order]
+
+
+def _table_moments(product: _Sums | None, lookups: _Sums, n_rows: int) -> TensorMoments | None:
+    """Of an embedding table: an error in a row that a token looks up goes into the model as it is, so what counts is its gradient's
+    E[g g^T]. Where the head is tied the same rows are a product's too, and both errors add up."""
+    if not lookups.n_tokens:
+        return None
+    total = lookups.inputs / lookups.n_tokens
+    if product is not None and product.n_tokens:
+        total = total + product.inputs / product.n_tokens  # the gradients of all rows of the head have about the energy 1
+    return TensorMoments(total / n_rows)

@@ -89,6 +89,16 @@ class TorchPlace:
         scale: FloatArray = np.broadcast_to(np.asarray(self.cut.scale, np.float32), (n_rows,))[rows][:, None]
         return scale
 
+    def output_rows(self, gradients: "torch.Tensor") -> "torch.Tensor":
+        """Of gradients [n, n_out] at the parameter's outputs those of the tensor's rows, [n, n_rows] for its own weights."""
+        import torch
+
+        rows = _taken(self.cut.rows, gradients.shape[1])
+        taken = gradients[:, torch.from_numpy(rows).to(gradients.device)]
+        if _is_one(self.cut.scale):
+            return taken
+        return taken / torch.from_numpy(self._row_scale(np.arange(len(rows)))[:, 0].copy()).to(gradients)
+
     def powers(self, axes: AxisPowers) -> Powers:
         """The tensor's powers out of its parameter's, in the order of what is cut out."""
         last, other = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)

@@ -37,15 +37,13 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     out = Path(shutil.copytree(plain, tmp_path / "out"))
     done = run(out, *TARGET, *FEEDBACK)
     assert done.code == 0, done.err
-    assert "error feedback: 63 tensors; the error of their outputs is 0." in done.err
+    assert "error feedback: 64 tensors; their part of the KL divergence is 0." in done.err
     a, b = GgufModel(ours(plain)), GgufModel(ours(out))
     assert ours(out).stat().st_size == ours(plain).stat().st_size
     assert {name: info.dtype for name, info in a.tensors.items()} == {name: info.dtype for name, info in b.tensors.items()}
     assert figures(out, "ours")["mean_kld"] < 0.9 * figures(plain, "ours")["mean_kld"]
     assert not (out / ".rounded").exists()
-    np.testing.assert_array_equal(
-        a.read_raw("token_embd.weight"), b.read_raw("token_embd.weight")
-    )  # looked up: nothing to feed back
+    assert (a.read_raw("token_embd.weight") != b.read_raw("token_embd.weight")).any()
 
 
 def test_stock_mix_is_written_as_llama_quantize_would(plain: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from bitclass3_gguf.codes import has_codes
-from bitclass3_gguf.feedback import Moments, output_errors, round_rows
+from bitclass3_gguf.feedback import Moments, output_errors, round_rows, round_together
 from gguf_files import heavy_tailed
 
 from bitclass3_core.kernels import dequantize, quantize
@@ -83,3 +83,36 @@ def test_few_tokens_do_not_break_it():
 def test_moments_that_are_no_numbers():
     with pytest.raises(ValueError, match="second moments are not finite"):
         Moments.of(torch.full((4, 4), float("nan")))
+
+
+MANY_ROWS = heavy_tailed((192, N_IN), seed=5)
+
+
+def correlated_gradients() -> torch.Tensor:
+    """G [192, 192] of outputs that mostly act together, in eight ways."""
+    rng = np.random.default_rng(3)
+    gradients = rng.standard_normal((4096, 8)) @ rng.standard_normal((8, 192)) + 0.5 * rng.standard_normal((4096, 192))
+    g = torch.from_numpy(gradients.astype(np.float32))
+    return g.T @ g / len(g)
+
+
+def loss(data, name: str, g: torch.Tensor) -> float:
+    """tr(G D A D^T)."""
+    difference = torch.from_numpy(dequantize(data, qtype(name)) - MANY_ROWS)
+    return float((g @ difference @ A * difference).sum())
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "IQ4_XS", "Q5_0"])
+def test_rows_together_serve_correlated_outputs_better(name):
+    g, moments = correlated_gradients(), Moments.of(A)
+    alone, _, _ = round_rows(MANY_ROWS, qtype(name), None, moments, 2)
+    together = round_together(MANY_ROWS, qtype(name), moments, g, 2)
+    assert together.shape == alone.shape
+    assert loss(together, name, g) < 0.9 * loss(alone, name, g)
+
+
+def test_independent_outputs_need_no_other_rows():
+    moments, g = Moments.of(A), torch.eye(len(MANY_ROWS))
+    together = round_together(MANY_ROWS, qtype("Q4_K"), moments, g, 2)
+    alone, _, _ = round_rows(MANY_ROWS, qtype("Q4_K"), None, moments, 3)
+    assert loss(together, "Q4_K", g) <= 1.01 * loss(alone, "Q4_K", g)
