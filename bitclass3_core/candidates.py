@@ -99,7 +99,8 @@ class CandidateStore:
             )
             path = self._gguf_of(planned.name, files)
             self._check_file(path, files, planned)
-            self._folder.record(artefact, path, parts, files)
+            failed = {"failed": sorted(self._stages.failed)} if self._stages.failed else {}  # so that the next run tries them again
+            self._folder.record(artefact, path, {**parts, **failed}, files)
         self._remember(planned, path)
         return MadeFile(planned.name, planned.kind, planned.allocation, path, planned.n_data_bytes)
 

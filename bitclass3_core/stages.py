@@ -12,7 +12,7 @@ from bitclass3_core import checks
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
-from bitclass3_core.errors import ContractError, PluginError
+from bitclass3_core.errors import Bitclass3Error, ContractError, PluginError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
@@ -41,6 +41,7 @@ class StageRunner:
         self._loaded: dict[tuple[str, str], tuple[Plugin, BaseModel | None]] = {}
         self._arch_name: str | None = None
         self.called: set[str] = set()  # stages whose hook did some work in this run
+        self.failed: dict[str, Bitclass3Error] = {}  # export and report plugins without which the run could go on
 
     @cached_property
     def _manager(self) -> PluginManager:
@@ -141,13 +142,14 @@ class StageRunner:
     def budget_needs_sensitivity(self) -> bool:
         """Whether the budget plugin asks for the sensitivity; if not, a target can be checked before anything is computed."""
         plugin, _ = self._get("budget", self._config.budget.plugin)
-        return "sensitivity" in inspect.signature(plugin.module.bitclass3_budget).parameters
+        return "sensitivity" in inspect.signature(plugin.function("budget")).parameters
 
     def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity | None) -> Budget:
         """The budget."""
         name = self._config.budget.plugin
         answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity)
         budget: Budget = _expect(answer, Budget, name, "budget")
+        checks.check_budget_answer(budget, name)
         return budget
 
     def solve(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
@@ -186,22 +188,29 @@ class StageRunner:
         stem: str,
         progress: Progress,
     ) -> list[Path]:
-        """Files of all export plugins, in their order."""
+        """Files of all export plugins, in their order. One that breaks is noted in ``failed``, as long as another writes the GGUF."""
+        arguments = {
+            "model": model,
+            "architecture": architecture,
+            "allocation": allocation,
+            "sensitivity": sensitivity,
+            "corpus": corpus,
+            "out": out,
+            "stem": stem,
+            "progress": progress,
+        }
         files: list[Path] = []
+        broken: dict[str, PluginError] = {}
         for name in self._config.export.plugin:
-            answer = self._call(
-                "export",
-                name,
-                model=model,
-                architecture=architecture,
-                allocation=allocation,
-                sensitivity=sensitivity,
-                corpus=corpus,
-                out=out,
-                stem=stem,
-                progress=progress,
-            )
-            files += _checked_files(answer, name, "export")
+            try:
+                files += _checked_files(self._call("export", name, **arguments), name, "export")
+            except PluginError as error:
+                broken[name] = error
+        if broken and not any(path.suffix == ".gguf" for path in files):
+            raise next(iter(broken.values()))
+        self.failed.update(broken)
+        for line in broken.values():
+            progress.warn(f"{line}; the run goes on without its files")
         return files
 
     def evaluate(

@@ -1,12 +1,13 @@
 """``bitclass3``: the commands, and how errors become one line and an exit code. Heavy modules are imported by the commands."""
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bitclass3_core.errors import Bitclass3Error
+from bitclass3_core.errors import Bitclass3Error, CrashError
 
 app = typer.Typer(
     add_completion=False,
@@ -215,5 +216,9 @@ def main() -> None:
     except Bitclass3Error as error:
         if "--verbose" in sys.argv:
             raise
+        if (
+            isinstance(error, CrashError) and error.__cause__ is not None
+        ):  # a plugin's author needs it, and may not be there to ask again
+            traceback.print_exception(error.__cause__)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
