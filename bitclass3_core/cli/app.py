@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a language model into a mixed-precision GGUF: Hessian sensitivity, an exact solver, measured KLD.",
 )
-plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, or show one with its options.")
+plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, show one with its options, or write a new one.")
 app.add_typer(plugins_app, name="plugins")
 toolchain_app = typer.Typer(no_args_is_help=True, help="Stock llama.cpp: build a pinned one, or say which programs are found.")
 app.add_typer(toolchain_app, name="toolchain")
@@ -162,6 +162,18 @@ def plugins_show(name: Annotated[str, typer.Argument(help="plugin name or .py fi
     from bitclass3_core.cli.plugins import show_command
 
     show_command(name, as_json)
+
+
+@plugins_app.command("new")
+def plugins_new(
+    name: Annotated[str, typer.Argument(help="name of the plugin: small letters, digits, dashes")],
+    stage: Annotated[str, typer.Option(help="architecture, estimate, measure, budget, solve, export, evaluate, report")] = "solve",
+    out: Annotated[Path, typer.Option(help="folder in which the package's folder is made")] = Path(),
+) -> None:
+    """Write a package that is a working plugin, with a test that runs its stage's conformance suite."""
+    from bitclass3_core.cli.new_plugin import new_command
+
+    new_command(name, stage, out)
 
 
 @toolchain_app.command("install")
