@@ -19,7 +19,7 @@ from bitclass3_core.layout import Budget, bpw, data_bytes
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
-from bitclass3_core.run import Candidate
+from bitclass3_core.results import Candidate
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.stages import StageRunner

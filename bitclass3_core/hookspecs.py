@@ -20,7 +20,7 @@ from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 
 # The version of all that stands here and in the types that it names. A plugin says which one it is written for: BITCLASS3_API = 1.

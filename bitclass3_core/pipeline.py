@@ -27,7 +27,7 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import menu
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
 from bitclass3_core.source import open_source, source_fingerprint

@@ -21,7 +21,7 @@ from bitclass3_core.plugins import Plugin, PluginManager, installed, load_plugin
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 
 FALLBACK_ARCHITECTURE = "generic"

@@ -12,7 +12,7 @@ from bitclass3_core.config import RunConfig
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.pipeline import STAGES, Pipeline
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 

@@ -14,7 +14,7 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.naming import quantizable_tensors
 from bitclass3_core.problem import Allocation, Proof
 from bitclass3_core.qtypes import menu
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.testing.base import Conformance
 from bitclass3_core.testing.exporter import hashes
 from bitclass3_core.testing.samples import Shapes, sample_corpus, sample_sensitivity, sample_shapes

@@ -4,7 +4,7 @@ import os
 import platform
 
 from bitclass3_core.corpus import Corpus, Document
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.text import bullets, code, counted, number, plain
 
 

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import file_name, text_value
 from bitclass3_model_card.text import code, plain
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.bits import allocation_lines, role_table, type_table
 from bitclass3_model_card.facts import file_name, stock_at_same_size
 from bitclass3_model_card.prices import price_lines

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_plots.labels import place_labels
 from bitclass3_plots.style import BLUE, LARGE, NORMAL, ORANGE, SMALL, new_figure
 
