@@ -22,44 +22,44 @@ class ModelSection(_Section):
     ``pre_tokenizer`` is llama.cpp's name of the tokenizer's splitting rule, where its converter does not know the tokenizer.
     """
 
-    hf: Path | None = None
-    gguf: Path | None = None
-    pre_tokenizer: str | None = None
-    allow_quantized_source: bool = False
+    hf: Path | None = Field(None, description="HF folder, or a name on the hub")
+    gguf: Path | None = Field(None, description="the model's BF16, F16 or F32 GGUF (the first file of a split)")
+    pre_tokenizer: str | None = Field(None, description="llama.cpp's name of the tokenizer's splitting rule, where it knows it not")
+    allow_quantized_source: bool = Field(False, description="go on with a source that is already quantized")
 
 
 class CorpusSection(_Section):
     """Text files: ``.jsonl`` with one document a line, or plain text. Without ``evaluation`` the documents are split in two."""
 
-    calibration: list[Path] = Field(default_factory=list)
-    evaluation: list[Path] = Field(default_factory=list)
+    calibration: list[Path] = Field(default_factory=list, description="text files to measure sensitivity on")
+    evaluation: list[Path] = Field(default_factory=list, description="held-out text files")
 
 
 class QtypesSection(_Section):
     """The types to choose from, and fixed choices: ``pins`` maps a regular expression over tensor names to a type."""
 
-    menu: str | list[str] = "default"
-    pins: dict[str, str] = Field(default_factory=dict)
+    menu: str | list[str] = Field("default", description="default, k, all, or a list of types")
+    pins: dict[str, str] = Field(default_factory=dict, description="type by regular expression over tensor names")
 
 
 class StageSection(_Section):
     """Which plugin does a stage, with which options."""
 
-    plugin: str
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: str = Field(description="name of an installed plugin, or a .py file")
+    options: dict[str, Any] = Field(default_factory=dict, description="the plugin's own options")
 
 
 class BudgetSection(StageSection):
     """The budget plugin; every key besides ``plugin`` and ``options`` is one of its options (``target_bpw = 4.8``)."""
 
-    plugin: str = "fixed"
+    plugin: str = Field("fixed", description="name of an installed plugin, or a .py file")
 
 
 class StageListSection(_Section):
     """Plugins that each do a stage in turn; with several, ``options`` is keyed by plugin name."""
 
-    plugin: list[str]
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: list[str] = Field(description="names of installed plugins or .py files, one or a list")
+    options: dict[str, Any] = Field(default_factory=dict, description="the plugin's own options; with several, by plugin name")
 
     @field_validator("plugin", mode="before")
     @classmethod
@@ -77,8 +77,8 @@ class BaselineSection(_Section):
     Without options, ``stock`` takes the mix whose size was matched, else the smallest one that is no smaller than ours.
     """
 
-    plugin: str = "stock"
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: str = Field("stock", description="a solver, or none")
+    options: dict[str, Any] = Field(default_factory=dict, description="the solver's own options")
 
 
 class RunConfig(_Section):
@@ -96,10 +96,10 @@ class RunConfig(_Section):
     evaluate: StageSection = StageSection(plugin="torch")
     report: StageListSection = StageListSection(plugin=["plots", "model-card"])
     baseline: BaselineSection = BaselineSection()
-    wrappers: list[str] = Field(default_factory=list)
-    out: Path | None = None
-    threads: int = Field(default=0, ge=0)
-    llama_cpp: Path | None = None
+    wrappers: list[str] = Field(default_factory=list, description="plugins that go around those of the stages")
+    out: Path | None = Field(None, description="folder of the run; default: out/<model>")
+    threads: int = Field(default=0, ge=0, description="threads of the kernels; 0: all cores")
+    llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
 
 
 _LIST_STAGES = ("export", "report")

@@ -214,6 +214,14 @@ def toolchain_list(llama_cpp: LlamaCpp = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of the pipeline file, with the installed plugins and their options, for editors."""
+    from bitclass3_core.reference import schema_json
+
+    print(schema_json(), end="")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what was found on this machine, and what works without the rest."""
     from bitclass3_core.cli.doctor import doctor_command
