@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
 from bitclass3_core import errors, hookspecs
 from bitclass3_core.config import RunConfig
-from bitclass3_core.plugins import GROUP, STAGES, installed, load_plugin
+from bitclass3_core.plugins import GROUP, STAGES, Plugin, installed, load_plugin
 from bitclass3_core.schema import pipeline_schema
 
 TYPES = (
@@ -53,7 +54,7 @@ def hooks() -> str:
         promises = [
             f"- `{name}`: {_text(getattr(SUITES[stage], name).__doc__)}" for name in vars(SUITES[stage]) if name.startswith("test_")
         ]
-        built_in = ", ".join(f"`{name}`" for name in _built_ins(stage))
+        built_in = ", ".join(f"`{plugin.name}`" for plugin in built_ins() if stage in plugin.stages)
         table = "| argument | type |\n|---|---|\n" + "\n".join(rows)
         parts.append(
             f"## `{signature(stage)}`\n\n{_text(function.__doc__)}\n\nReturns `{answer}`. Built in: {built_in}.\n\n{table}\n\n"
@@ -62,10 +63,11 @@ def hooks() -> str:
     return "\n\n".join(parts)
 
 
-def _built_ins(stage: str) -> list[str]:
-    """Names of bitclass3's own plugins of a stage."""
+@cache
+def built_ins() -> tuple[Plugin, ...]:
+    """bitclass3's own plugins, loaded once."""
     own = [name for name, point in installed().items() if point.dist is not None and point.dist.name == "bitclass3"]
-    return [name for name in own if stage in load_plugin(name).stages]
+    return tuple(load_plugin(name) for name in own)
 
 
 def types() -> str:
@@ -153,8 +155,7 @@ def plugins() -> str:
     parts = []
     for stage in STAGES:
         parts.append(f"## {stage}")
-        for name in _built_ins(stage):
-            plugin = load_plugin(name)
+        for plugin in (plugin for plugin in built_ins() if stage in plugin.stages):
             options = plugin.options_class(stage)
             rows = "\n".join(
                 f"| `{key}` | {field.description or ''} | {_shown(field.get_default(call_default_factory=True))} |"
@@ -162,7 +163,7 @@ def plugins() -> str:
             )
             about = _text(plugin.module.__doc__).split("\n\n")[0].replace("\n", " ")
             table = f"\n\n| option | | default |\n|---|---|---|\n{rows}" if rows else "\n\nNo options."
-            parts.append(f"### `{name}`\n\n{about}{table}")
+            parts.append(f"### `{plugin.name}`\n\n{about}{table}")
     return "\n\n".join(parts)
 
 
@@ -182,6 +183,7 @@ def schema_json() -> str:
     return json.dumps(pipeline_schema(), indent=1) + "\n"
 
 
+# by the name that a page asks for them under
 PARTS: dict[str, Callable[[], str]] = {
     "hooks": hooks,
     "types": types,
