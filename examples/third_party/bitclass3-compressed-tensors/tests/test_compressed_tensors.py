@@ -25,8 +25,7 @@ MODULES = {
 MODULES |= {"ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 
 
-@pytest.fixture
-def model(tmp_path):
+def sample(tmp_path):
     """The suites' sample with an HF folder whose parameters have its names."""
     hf = tmp_path / "hf"
     hf.mkdir()
@@ -37,12 +36,19 @@ def model(tmp_path):
     return GgufModel(write_sample(source / "sample.gguf"), hf=hf)
 
 
+@pytest.fixture
+def model(tmp_path):
+    return sample(tmp_path)
+
+
 class TestExporter(ExporterConformance):
     plugin = bitclass3_compressed_tensors
     writes_gguf = False
     reads_weights = False
 
-    model = model
+    @pytest.fixture
+    def model(self, tmp_path):
+        return sample(tmp_path)
 
     @pytest.fixture
     def architecture(self, model):
