@@ -34,7 +34,7 @@ _SUITES = {
 }
 # What the template's plugin is and is not meant to do, as switches of its suite.
 _SWITCHES = {
-    "budget": '    options = {"share": 0.3}\n    larger = {"share": 0.4}\n',
+    "budget": '    options = {"share": 0.3}  # noqa: RUF012\n    larger = {"share": 0.4}  # noqa: RUF012\n',
     "export": "    writes_gguf = False  # another exporter's file is evaluated\n    reads_weights = False\n",
     "measure": "    in_nats = False\n",
     "architecture": "    knows_hf = False  # of the suite's sample, which has a tensor that llama has not; give the suite a model of your family\n",
