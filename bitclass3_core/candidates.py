@@ -19,7 +19,7 @@ from bitclass3_core.layout import Budget, bpw, data_bytes
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
-from bitclass3_core.run import Candidate
+from bitclass3_core.results import Candidate
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.stages import StageRunner
@@ -123,7 +123,8 @@ class CandidateStore:
         )
         path = self._gguf_of(planned.name, files)
         self._check_file(path, files, planned)
-        self._folder.record(f"file {planned.name}", path, parts, files)
+        failed = {"failed": sorted(self._stages.failed)} if self._stages.failed else {}  # so that the next run tries them again
+        self._folder.record(f"file {planned.name}", path, {**parts, **failed}, files)
         return path
 
     def size_of(self, made: MadeFile) -> int:

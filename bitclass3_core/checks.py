@@ -1,6 +1,7 @@
 """What the core checks of every plugin's answer, once, here."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -9,11 +10,14 @@ from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.gpu_split import gpu_bytes
+from bitclass3_core.layout import Budget
 from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Powers, Sensitivity
+
+_LABEL = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 
 
 def _listed(names: Iterable[str], limit: int = 3) -> str:
@@ -75,6 +79,16 @@ def check_costs(answer: CostTable, wanted: Mapping[str, Iterable[str]], plugin: 
         for q in qtypes:
             if not cells[q].cost >= 0:  # NaN is not
                 raise ContractError(f"plugin {plugin!r}: cost of {name} at {q} is {cells[q].cost}, expected a number of 0 or more")
+
+
+def check_budget_answer(answer: Budget, plugin: str) -> None:
+    """A whole number of bytes, and a label that can stand in file names."""
+    if type(answer.data_bytes) is not int:
+        raise ContractError(f"plugin {plugin!r} answered {answer.data_bytes!r} bytes, expected a whole number")
+    if not _LABEL.fullmatch(answer.label):
+        raise ContractError(
+            f"plugin {plugin!r} answered the label {answer.label!r}; it stands in file names: letters, digits, . _ + - only"
+        )
 
 
 def check_allocation(

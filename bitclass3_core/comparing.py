@@ -15,7 +15,7 @@ from bitclass3_core.layout import bpw
 from bitclass3_core.model import Model
 from bitclass3_core.naming import allows_quantization
 from bitclass3_core.problem import Allocation
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 
 COMPARED = "compared"  # the kind of a candidate that no run made
 _TOKENS = "tokenizer.ggml.tokens"

@@ -22,10 +22,12 @@ class ModelSection(_Section):
     ``pre_tokenizer`` is llama.cpp's name of the tokenizer's splitting rule, where its converter does not know the tokenizer.
     """
 
-    hf: Path | None = None
-    gguf: Path | None = None
-    pre_tokenizer: str | None = None
-    allow_quantized_source: bool = False
+    hf: Path | None = Field(default=None, description="HF folder, or a name on the hub")
+    gguf: Path | None = Field(default=None, description="the model's BF16, F16 or F32 GGUF (the first file of a split)")
+    pre_tokenizer: str | None = Field(
+        default=None, description="llama.cpp's name of the tokenizer's splitting rule, where it knows it not"
+    )
+    allow_quantized_source: bool = Field(default=False, description="go on with a source that is already quantized")
 
 
 class CorpusSection(_Section):
@@ -35,10 +37,10 @@ class CorpusSection(_Section):
     compared and these are not given, they get halves of the evaluation's and of the calibration's documents.
     """
 
-    calibration: list[Path] = Field(default_factory=list)
-    evaluation: list[Path] = Field(default_factory=list)
-    selection: list[Path] = Field(default_factory=list)
-    imatrix: list[Path] = Field(default_factory=list)
+    calibration: list[Path] = Field(default_factory=list, description="text files to measure sensitivity on")
+    evaluation: list[Path] = Field(default_factory=list, description="held-out text files")
+    selection: list[Path] = Field(default_factory=list, description="held-out text to choose among candidates")
+    imatrix: list[Path] = Field(default_factory=list, description="text for the weights of columns")
 
 
 class QtypesSection(_Section):
@@ -48,25 +50,27 @@ class QtypesSection(_Section):
     are patterns (or ``gate_up``, ``qkv``): tensors that match with the same captures share a type.
     """
 
-    menu: str | list[str] = "default"
-    pins: dict[str, str] = Field(default_factory=dict)
-    floors: dict[str, str] = Field(default_factory=dict)
-    menus: dict[str, str | list[str]] = Field(default_factory=dict)
-    groups: list[str] = Field(default_factory=list)
+    menu: str | list[str] = Field(default="default", description="default, k, cuda, cpu, metal, vulkan, all, or a list of types")
+    pins: dict[str, str] = Field(default_factory=dict, description="type by regular expression over tensor names")
+    floors: dict[str, str] = Field(default_factory=dict, description="smallest type by regular expression over tensor names")
+    menus: dict[str, str | list[str]] = Field(default_factory=dict, description="menu by regular expression over tensor names")
+    groups: list[str] = Field(
+        default_factory=list, description="tensors that share a type: gate_up, qkv, or a pattern with captures"
+    )
 
 
 class GpuSection(_Section):
     """A second budget, for the tensors that lie on the GPU: those that any of ``tensors`` matches; all but experts where none is named."""
 
-    budget: str | int | None = None
-    tensors: list[str] = Field(default_factory=list)
+    budget: str | int | None = Field(default=None, description="bytes of the tensors on the GPU: 24GiB")
+    tensors: list[str] = Field(default_factory=list, description="regular expressions over the names of those tensors")
 
 
 class StageSection(_Section):
     """Which plugin does a stage, with which options."""
 
-    plugin: str
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: str = Field(description="name of an installed plugin, or a .py file")
+    options: dict[str, Any] = Field(default_factory=dict, description="the plugin's own options")
 
 
 _TARGETS = ("target_bpw", "target_size", "match_stock", "fit_vram")  # options of the plugin fixed, of which one is given
@@ -80,9 +84,9 @@ class BudgetSection(StageSection):
     smallest file whose measured mean KLD is at most that.
     """
 
-    plugin: str = "fixed"
-    level: str | None = None
-    target_kld: float | None = Field(default=None, gt=0)
+    plugin: str = Field(default="fixed", description="name of an installed plugin, or a .py file")
+    level: str | None = Field(default=None, description="Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_S, ...")
+    target_kld: float | None = Field(default=None, gt=0, description="the smallest file whose measured mean KLD is at most that")
 
     @model_validator(mode="after")
     def _one_target(self) -> "BudgetSection":
@@ -95,8 +99,8 @@ class BudgetSection(StageSection):
 class StageListSection(_Section):
     """Plugins that each do a stage in turn; with several, ``options`` is keyed by plugin name."""
 
-    plugin: list[str]
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: list[str] = Field(description="names of installed plugins or .py files, one or a list")
+    options: dict[str, Any] = Field(default_factory=dict, description="the plugin's own options; with several, by plugin name")
 
     @field_validator("plugin", mode="before")
     @classmethod
@@ -114,8 +118,8 @@ class BaselineSection(_Section):
     Without options, ``stock`` takes the mix whose size was matched, else the smallest one that is no smaller than ours.
     """
 
-    plugin: str = "stock"
-    options: dict[str, Any] = Field(default_factory=dict)
+    plugin: str = Field(default="stock", description="a solver, or none")
+    options: dict[str, Any] = Field(default_factory=dict, description="the solver's own options")
 
 
 class SelectSection(_Section):
@@ -125,9 +129,11 @@ class SelectSection(_Section):
     largest stock mix that fits.
     """
 
-    enabled: bool = False
-    stock: bool = True
-    variations: dict[str, list[str]] = Field(default_factory=lambda: {"k-types": ["qtypes.menu=k"]})
+    enabled: bool = Field(default=False, description="measure several candidates on the selection text")
+    stock: bool = Field(default=True, description="the largest stock mix that fits is one of them")
+    variations: dict[str, list[str]] = Field(
+        default_factory=lambda: {"k-types": ["qtypes.menu=k"]}, description="others: a name, and the keys that it sets"
+    )
 
 
 Keep = Literal["all", "stock", "shipped", "none"]
@@ -155,11 +161,11 @@ class RunConfig(_Section):
     baseline: BaselineSection = BaselineSection()
     select: SelectSection = SelectSection()
     imatrix: StageSection = StageSection(plugin="hessian-diag")
-    wrappers: list[str] = Field(default_factory=list)
-    out: Path | None = None
-    keep: Keep = "stock"
-    threads: int = Field(default=0, ge=0)
-    llama_cpp: Path | None = None
+    wrappers: list[str] = Field(default_factory=list, description="plugins that go around those of the stages")
+    out: Path | None = Field(default=None, description="folder of the run; default: out/<model>")
+    keep: Keep = Field(default="stock", description="GGUFs that stay once they are measured: all, stock, shipped or none")
+    threads: int = Field(default=0, ge=0, description="threads of the kernels; 0: all cores")
+    llama_cpp: Path | None = Field(default=None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
 
 
 _LIST_STAGES = ("export", "report")

@@ -3,7 +3,8 @@
 Bitclass3Error            one line on the terminal, exit 1
 ├─ ConfigError            the pipeline or a flag is wrong, exit 2
 ├─ PluginError            a plugin is missing, broken or ambiguous
-│  └─ ContractError       a plugin answered what its hook does not allow
+│  ├─ ContractError       a plugin answered what its hook does not allow
+│  └─ CrashError          a plugin raised what is not for the user: its traceback is shown
 ├─ InfeasibleError        no allocation fits, exit 3
 ├─ ModelFileError         a model, GGUF, corpus or imatrix file cannot be used
 │  └─ UnusableTypeError    a tensor cannot be given that type: the run takes another and goes on
@@ -32,6 +33,10 @@ class PluginError(Bitclass3Error):
 
 class ContractError(PluginError):
     """A plugin answered what its hook does not allow."""
+
+
+class CrashError(PluginError):
+    """A plugin's code failed; the error that it raised is the ``__cause__``."""
 
 
 class InfeasibleError(Bitclass3Error):

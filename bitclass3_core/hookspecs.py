@@ -20,8 +20,13 @@ from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
+
+# The version of all that stands here and in the types that it names. A plugin says which one it is written for: BITCLASS3_API = 1.
+# It rises when a plugin would have to change: a hook or argument renamed or gone, a field of a type likewise. New ones do not raise it.
+API_VERSION = 1
+OLDEST_API = 1  # plugins for versions since this one still load
 
 Options = Any  # the pydantic class that the plugin's own annotation names
 

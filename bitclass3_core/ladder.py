@@ -11,7 +11,7 @@ from bitclass3_core.ladder_release import ladder_json, release
 from bitclass3_core.layout import parse_size
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Progress
-from bitclass3_core.run import Level, Run
+from bitclass3_core.results import Level, Run
 from bitclass3_core.shipping import write_allocation
 
 KEEP = ("shipped", "all", "none")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core.evaluation import Evaluation, paired_difference
-from bitclass3_core.run import Candidate, Level, Run
+from bitclass3_core.results import Candidate, Level, Run
 
 PPL_WITHIN = 0.01  # of the source's: the smallest file that keeps so close is the one to recommend
 

@@ -13,7 +13,7 @@ from bitclass3_core.candidates import CandidateStore, MadeFile
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostStore, CostTable
-from bitclass3_core.errors import ConfigError, UnusableTypeError
+from bitclass3_core.errors import Bitclass3Error, ConfigError, UnusableTypeError
 from bitclass3_core.estimating import sensitivity_of, why_estimate
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file
@@ -27,8 +27,8 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import menu
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.rules import rules_of
-from bitclass3_core.run import Candidate, Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.selection import Choice
 from bitclass3_core.sensitivity import Sensitivity
@@ -302,11 +302,21 @@ class Pipeline:
         )
 
     def report(self) -> list[Path]:
-        """Run every report plugin; returns their files."""
+        """Run every report plugin; returns their files. One that fails is noted, and the others run."""
+        run, files = self.result, []
         with self.timed("report"):
-            return [
-                path for plugin in self.config.report.plugin for path in self.stages.report(plugin, self.result, self.folder.path)
-            ]
+            for plugin in self.config.report.plugin:
+                try:
+                    files += self.stages.report(plugin, run, self.folder.path)
+                except Bitclass3Error as error:
+                    self.stages.failed[plugin] = error
+                    self.warn(f"{error}; the run goes on without its files")
+        return files
+
+    def raise_failures(self) -> None:
+        """Raise the error of the first export or report plugin that the run went on without."""
+        for error in self.stages.failed.values():
+            raise error
 
     def run(self, until: str = "report") -> None:
         """All stages up to ``until``, holding the folder. Raises Bitclass3Error subclasses for everything that a user can mend."""

@@ -3,9 +3,11 @@
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,7 +18,8 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from bitclass3_core import hookspecs
-from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, PluginError, did_you_mean
+from bitclass3_core.at_work import working
+from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean
 from bitclass3_core.plugin_sources import source_hash
 
 GROUP = "bitclass3"
@@ -25,7 +28,10 @@ STAGES = ("architecture", "estimate", "measure", "budget", "solve", "export", "e
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A loaded plugin: its module, the stages whose hooks it implements, and a version that changes with its source."""
+    """A loaded plugin: its module, the stages whose hooks it implements, and a version that changes with its source.
+
+    A ``wrapper`` goes around or before the plugins of the stages: each of its functions is marked ``wrapper=True`` or ``tryfirst=True``.
+    """
 
     name: str
     module: ModuleType
@@ -33,10 +39,14 @@ class Plugin:
     version: str
     wrapper: bool = False
 
+    def function(self, stage: str) -> Callable[..., Any]:
+        """The function that implements the hook of that stage."""
+        return next(function for hook, function, _ in _marked(self.module) if hook == f"{GROUP}_{stage}")
+
     def options_class(self, stage: str) -> type[BaseModel] | None:
-        """The pydantic class that annotates ``options`` in the hook of that stage; None if it takes none."""
-        function = getattr(self.module, f"{GROUP}_{stage}")
-        if "options" not in inspect.signature(function).parameters:
+        """The pydantic class that annotates ``options`` in the hook of that stage; None if it takes none, as a wrapper."""
+        function = self.function(stage)
+        if self.wrapper or "options" not in inspect.signature(function).parameters:
             return None
         annotation = get_type_hints(function).get("options")
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
@@ -51,11 +61,40 @@ def installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
-def _implemented(module: ModuleType) -> tuple[tuple[str, ...], bool]:
-    """(stages whose hook the module implements, whether all of them are wrappers)."""
-    marks = {stage: getattr(getattr(module, f"{GROUP}_{stage}", None), f"{GROUP}_impl", None) for stage in STAGES}
-    found = {stage: mark for stage, mark in marks.items() if mark}
-    return tuple(found), bool(found) and all(mark.get("wrapper") or mark.get("hookwrapper") for mark in found.values())
+def _marked(module: ModuleType) -> list[tuple[str, Callable[..., Any], Mapping[str, Any]]]:
+    """(hook, function, mark) of each function of the module that ``hookimpl`` has marked."""
+    marks = [(name, value, getattr(value, f"{GROUP}_impl", None)) for name, value in vars(module).items()]
+    return [(str(mark.get("specname") or name), value, mark) for name, value, mark in marks if isinstance(mark, dict)]
+
+
+def plugin_of(module: ModuleType, name: str, version: str = "") -> Plugin:
+    """The plugin that a module is. Raises PluginError if it implements no hook or is written for another plugin API."""
+    _check_api(name, getattr(module, "BITCLASS3_API", None))
+    marks = {hook: mark for hook, _, mark in _marked(module)}
+    stages = tuple(stage for stage in STAGES if f"{GROUP}_{stage}" in marks)
+    if not stages:
+        hooks = ", ".join(f"{GROUP}_{stage}" for stage in STAGES)
+        raise PluginError(f"plugin {name!r} implements no hook; mark one of {hooks} with @hookimpl")
+    around = all(mark.get("wrapper") or mark.get("hookwrapper") or mark.get("tryfirst") for mark in marks.values())
+    return Plugin(name, module, stages, version or source_hash(module), around)
+
+
+def _check_api(name: str, declared: Any) -> None:
+    """A plugin without ``BITCLASS3_API`` is taken to fit; what does not is found where its hook is registered."""
+    ours, oldest = hookspecs.API_VERSION, hookspecs.OLDEST_API
+    if declared is None or (type(declared) is int and oldest <= declared <= ours):
+        return
+    if type(declared) is not int:
+        raise PluginError(f"plugin {name!r}: BITCLASS3_API is {declared!r}, expected a whole number; write BITCLASS3_API = {ours}")
+    if declared > ours:
+        do = f"upgrade bitclass3, or install a release of the plugin for API {ours}"
+    else:
+        do = f"ask its author for a release for API {ours}; what changed: docs/reference/hooks.md, Plugin API versions"
+    raise PluginError(f"plugin {name!r} is written for plugin API {declared}, this bitclass3 has {_known(oldest, ours)}; {do}")
+
+
+def _known(oldest: int, ours: int) -> str:
+    return str(ours) if oldest == ours else f"{oldest} to {ours}"
 
 
 class _SourceLoader(SourceFileLoader):
@@ -89,25 +128,51 @@ def _import_file(path: Path) -> ModuleType:
 def load_plugin(name: str) -> Plugin:
     """The plugin of that entry-point name, or in that ``.py`` file.
 
-    Raises PluginError if there is none, if it cannot be imported, or if it implements no hook.
+    Raises PluginError if there is none, if it cannot be imported, if it implements no hook or is written for another plugin API.
     """
     points = installed()
     is_file = name.endswith(".py")
     if not is_file and name not in points:
         raise PluginError(f"no plugin named {name!r}{did_you_mean(name, points)}")
+    _check_rivals(name)
     try:
-        module = _import_file(Path(name)) if is_file else points[name].load()
+        with working(name, "import"):
+            module = _import_file(Path(name)) if is_file else points[name].load()
     except Bitclass3Error:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that calls sys.exit() must not end the run without a word
+        _check_api(name, _declared_api(Path(name) if is_file else _source_of(points[name])))
         raise PluginError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    stages, wrapper = _implemented(module)
-    if not stages:
-        hooks = ", ".join(f"{GROUP}_{stage}" for stage in STAGES)
-        raise PluginError(f"plugin {name!r} implements no hook; mark one of {hooks} with @hookimpl")
     distribution = None if is_file else points[name].dist
     version = f"{distribution.version if distribution else 'file'}+{source_hash(module)}"
-    return Plugin(Path(name).stem if is_file else name, module, stages, version, wrapper)
+    plugin = plugin_of(module, name, version)
+    return replace(plugin, name=Path(name).stem) if is_file else plugin
+
+
+def _check_rivals(name: str) -> None:
+    """Two packages that offer one name: neither may take the other's place unseen."""
+    found = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if len(found) > 1:
+        packages = ", ".join(sorted(f"{p.dist.name} {p.dist.version}" if p.dist else p.value for p in found.values()))
+        raise PluginError(f"plugin {name!r} is offered by {len(found)} packages ({packages}); uninstall all but one")
+
+
+def _source_of(point: EntryPoint) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _declared_api(source: Path | None) -> int | None:
+    """The API version in the text of a module that cannot be imported: that may be the reason."""
+    if source is None or not source.is_file():
+        return None
+    match = re.search(
+        r"^BITCLASS3_API\s*(?::\s*\w+\s*)?=\s*(\d+)", source.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+    )
+    return int(match[1]) if match else None
 
 
 def _as_config_error(error: ValidationError, plugin: Plugin, options: type[BaseModel]) -> ConfigError:
@@ -156,19 +221,36 @@ class PluginManager:
     def call(self, stage: str, plugin: Plugin, options: BaseModel | None, **arguments: Any) -> Any:
         """Call the stage's hook of that plugin alone (wrappers stay around it).
 
-        Raises ContractError if it answers nothing; any other error of the plugin keeps its traceback and gains a note.
+        Raises ContractError if it answers nothing, CrashError from any error of the plugin that is not for the user.
         """
         hook = f"{GROUP}_{stage}"
         others = [other.module for other in self._plugins.values() if other.module is not plugin.module and not other.wrapper]
         caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
-        try:
-            answer = caller(options=options, **arguments)
-        except Bitclass3Error:
-            raise
-        except Exception as error:
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(f"raised by plugin {plugin.name!r} in {hook}")
-            raise
+        with working(plugin.name, hook, plugin.version, options):
+            try:
+                answer = caller(options=options, **arguments)
+            except Bitclass3Error:
+                raise
+            except (Exception, SystemExit) as error:
+                raise self._crash(error, plugin, stage) from error
         if answer is None:
-            raise ContractError(f"plugin {plugin.name!r} answered nothing to {hook}; return what hookspecs.py says")
+            around = [other.name for other in self._plugins.values() if other.wrapper and stage in other.stages]
+            inside = f" (inside {', '.join(around)})" if around else ""
+            raise ContractError(f"plugin {plugin.name!r}{inside} answered nothing to {hook}; return what hookspecs.py says")
         return answer
+
+    def _crash(self, error: BaseException, plugin: Plugin, stage: str) -> CrashError:
+        """The error that names whose code it was: the innermost frame of one of the run's plugins, which may be a wrapper."""
+        owners = {other.module.__name__: other.name for other in self._plugins.values()}
+        guilty, line = plugin.name, ""
+        for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+            module = str(frame.f_globals.get("__name__", ""))
+            owner = next((name for own, name in owners.items() if module == own or module.startswith(f"{own}.")), None)
+            if owner is not None:
+                guilty, line = owner, f" ({Path(frame.f_code.co_filename).name} line {number})"
+                break
+        said = " ".join(str(error).split())[:300]
+        return CrashError(
+            f"plugin {guilty!r} crashed in {GROUP}_{stage}{line}: {type(error).__name__}{': ' if said else ''}{said}; "
+            "what was measured is kept, tell its author or name another plugin"
+        )

@@ -14,7 +14,7 @@ from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import digest_of, sha256_file
 from bitclass3_core.problem import Allocation
-from bitclass3_core.run import Contender, Selection
+from bitclass3_core.results import Contender, Selection
 
 if TYPE_CHECKING:
     from bitclass3_core.pipeline import Pipeline

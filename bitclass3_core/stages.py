@@ -12,7 +12,7 @@ from bitclass3_core import checks
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
-from bitclass3_core.errors import ConfigError, ContractError, PluginError, did_you_mean
+from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, PluginError, did_you_mean
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import sha256_file
 from bitclass3_core.layout import Budget
@@ -22,7 +22,7 @@ from bitclass3_core.plugins import Plugin, PluginManager, installed, load_plugin
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 
 FALLBACK_ARCHITECTURE = "generic"
@@ -44,6 +44,7 @@ class StageRunner:
         self._loaded: dict[tuple[str, str], tuple[Plugin, BaseModel | None]] = {}
         self._arch_name: str | None = None
         self.called: set[str] = set()  # stages whose hook did some work in this run
+        self.failed: dict[str, Bitclass3Error] = {}  # export and report plugins without which the run could go on
 
     def _plugin(self, name: str) -> Plugin:
         if name not in self._plugins:
@@ -179,7 +180,7 @@ class StageRunner:
         if self._config.budget.target_kld is not None:  # it is even searched for by measuring
             return True
         plugin, _ = self._get("budget", self._config.budget.plugin)
-        return "sensitivity" in inspect.signature(plugin.module.bitclass3_budget).parameters
+        return "sensitivity" in inspect.signature(plugin.function("budget")).parameters
 
     def budget(self, model: Model, architecture: Architecture, sensitivity: Sensitivity | None) -> Budget:
         """The budget. Raises ConfigError if a level was asked of a plugin that knows none."""
@@ -191,6 +192,7 @@ class StageRunner:
             )
         answer = self._call("budget", name, model=model, architecture=architecture, sensitivity=sensitivity, level=level)
         budget: Budget = _expect(answer, Budget, name, "budget")
+        checks.check_budget_answer(budget, name)
         return budget
 
     def solve(self, problem: Problem, model: Model, architecture: Architecture) -> Allocation:
@@ -239,22 +241,29 @@ class StageRunner:
         stem: str,
         progress: Progress,
     ) -> list[Path]:
-        """Files of all export plugins, in their order."""
+        """Files of all export plugins, in their order. One that breaks is noted in ``failed``, as long as another writes the GGUF."""
+        arguments = {
+            "model": model,
+            "architecture": architecture,
+            "allocation": allocation,
+            "sensitivity": sensitivity,
+            "corpus": corpus,
+            "out": out,
+            "stem": stem,
+            "progress": progress,
+        }
         files: list[Path] = []
+        broken: dict[str, PluginError] = {}
         for name in self._config.export.plugin:
-            answer = self._call(
-                "export",
-                name,
-                model=model,
-                architecture=architecture,
-                allocation=allocation,
-                sensitivity=sensitivity,
-                corpus=corpus,
-                out=out,
-                stem=stem,
-                progress=progress,
-            )
-            files += _checked_files(answer, name, "export")
+            try:
+                files += _checked_files(self._call("export", name, **arguments), name, "export")
+            except PluginError as error:
+                broken[name] = error
+        if broken and not any(path.suffix == ".gguf" for path in files):
+            raise next(iter(broken.values()))
+        self.failed.update(broken)
+        for line in broken.values():
+            progress.warn(f"{line}; the run goes on without its files")
         return files
 
     def evaluate(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ModelFileError, ToolchainError
 from bitclass3_core.files import write_text
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, capture_program, last_lines
 

@@ -14,7 +14,7 @@ from bitclass3_core.layout import bpw, budget_for_bpw, file_bytes
 from bitclass3_core.limits import Limits
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import menu
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
 NAME = "Tiny-1B"

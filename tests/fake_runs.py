@@ -13,7 +13,7 @@ from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.model import Architecture, FloatArray, Rows, TensorInfo
 from bitclass3_core.problem import Allocation, Proof
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
 MENU = ("Q2_K", "Q4_K", "Q6_K", "Q8_0")

@@ -1,13 +1,14 @@
 """``bitclass3``: the commands, and how errors become one line and an exit code. Heavy modules are imported by the commands."""
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bitclass3_core.cli.limits import Floor, GpuBudget, GpuTensors, Group, Menu, Pin, limit_flags
-from bitclass3_core.errors import Bitclass3Error
+from bitclass3_core.errors import Bitclass3Error, CrashError
 
 app = typer.Typer(
     add_completion=False,
@@ -15,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a language model into a mixed-precision GGUF: Hessian sensitivity, an exact solver, measured KLD.",
 )
-plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, or show one with its options.")
+plugins_app = typer.Typer(no_args_is_help=True, help="List the installed plugins, show one with its options, or write a new one.")
 app.add_typer(plugins_app, name="plugins")
 toolchain_app = typer.Typer(no_args_is_help=True, help="Stock llama.cpp: build a pinned one, or say which programs are found.")
 app.add_typer(toolchain_app, name="toolchain")
@@ -310,6 +311,18 @@ def plugins_show(name: Annotated[str, typer.Argument(help="plugin name or .py fi
     show_command(name, as_json)
 
 
+@plugins_app.command("new")
+def plugins_new(
+    name: Annotated[str, typer.Argument(help="name of the plugin: small letters, digits, dashes")],
+    stage: Annotated[str, typer.Option(help="architecture, estimate, measure, budget, solve, export, evaluate, report")] = "solve",
+    out: Annotated[Path, typer.Option(help="folder in which the package's folder is made")] = Path(),
+) -> None:
+    """Write a package that is a working plugin, with a test that runs its stage's conformance suite."""
+    from bitclass3_core.cli.new_plugin import new_command
+
+    new_command(name, stage, out)
+
+
 @toolchain_app.command("install")
 def toolchain_install(
     version: Annotated[str | None, typer.Option(help="pinned source release; default: the latest")] = None,
@@ -348,6 +361,14 @@ def toolchain_list(llama_cpp: LlamaCpp = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of the pipeline file, with the installed plugins and their options, for editors."""
+    from bitclass3_core.reference import schema_json
+
+    print(schema_json(), end="")
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what was found on this machine, and what works without the rest."""
     from bitclass3_core.cli.doctor import doctor_command
@@ -362,5 +383,9 @@ def main() -> None:
     except Bitclass3Error as error:
         if "--verbose" in sys.argv:
             raise
+        if (
+            isinstance(error, CrashError) and error.__cause__ is not None
+        ):  # a plugin's author needs it, and may not be there to ask again
+            traceback.print_exception(error.__cause__)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -22,7 +22,7 @@ from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.layout import bpw
 from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress, terminal_progress
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.run_folder import RunFolder
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.source import open_source, source_fingerprint

@@ -5,13 +5,13 @@ import sys
 from typing import Any
 
 from bitclass3_core.cli.run import command_line, default_out, use_llama_cpp
+from bitclass3_core.cli.watching import stdout_kept, watched
 from bitclass3_core.config import RunConfig
-from bitclass3_core.errors import InterruptedRunError
 from bitclass3_core.files import human_bytes
 from bitclass3_core.ladder import Ladder, exit_code
 from bitclass3_core.ladder_plan import plan_of
 from bitclass3_core.progress import Silent, terminal_progress
-from bitclass3_core.run import Level
+from bitclass3_core.results import Level
 
 
 def ladder_command(config: RunConfig, levels: str, keep: str, only_plan: bool, as_json: bool, quiet: bool) -> None:
@@ -24,9 +24,8 @@ def ladder_command(config: RunConfig, levels: str, keep: str, only_plan: bool, a
         return
     ladder = Ladder(config, levels, keep, terminal_progress(quiet or as_json), command_line())
     try:
-        ladder.run()
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; what was measured is kept, run the same command again to go on") from None
+        with watched(ladder.base.progress), stdout_kept():
+            ladder.run()
     finally:
         ladder.base.progress.end()
     if as_json:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bitclass3_core.cli.watching import stdout_kept, watched
 from bitclass3_core.config import RunConfig
-from bitclass3_core.errors import ConfigError, InterruptedRunError, did_you_mean
+from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.pipeline import STAGES, Pipeline
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_core.target_kld import find_size
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
@@ -47,17 +48,17 @@ def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> No
         config = config.model_copy(update={"out": default_out(config)})
     pipeline = Pipeline(config, terminal_progress(quiet or as_json), command_line())
     try:
-        if config.budget.target_kld is not None:
-            pipeline = find_size(pipeline)
-        pipeline.run(until)
-    except KeyboardInterrupt:  # not left to typer, which would say "Aborted" and no more
-        raise InterruptedRunError("interrupted; what was measured is kept, run the same command again to go on") from None
+        with watched(pipeline.progress), stdout_kept():
+            if config.budget.target_kld is not None:
+                pipeline = find_size(pipeline)
+            pipeline.run(until)
     finally:
         pipeline.progress.end()
     if as_json:
         print(json.dumps(summary(pipeline, until), indent=1))
     elif until in ("evaluate", "report") and not quiet:
         print_result(pipeline.result, pipeline.folder.path)
+    pipeline.raise_failures()
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
@@ -75,6 +76,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 def summary(pipeline: Pipeline, until: str) -> dict[str, Any]:
     """What ``--json`` prints: as much as the stages that ran can tell."""
     values: dict[str, Any] = {"out": str(pipeline.folder.path), "timings": pipeline.timings, "warnings": pipeline.warnings}
+    if pipeline.stages.failed:
+        values["failed"] = {name: str(error) for name, error in pipeline.stages.failed.items()}
     if until in ("estimate", "measure"):
         return values
     proof = pipeline.allocation.proof

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from bitclass3_core import hookimpl
 from bitclass3_core.comparing import compared_with
 from bitclass3_core.files import write_text
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_explorer.data import explorer_data
 
 _SCRIPTS = ("solver.js", "sizes.js", "charts.js", "explorer.js")

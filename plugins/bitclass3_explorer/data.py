@@ -12,7 +12,7 @@ from bitclass3_core.model import Model, total_params
 from bitclass3_core.problem import Problem
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.recipes import with_kept
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 
 
 def explorer_data(run: Run, compared: Sequence[Candidate]) -> dict[str, Any]:

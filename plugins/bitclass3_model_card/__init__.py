@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.benchmark import benchmark_section
 from bitclass3_model_card.closing import disclaimer_section, license_section, plots_section
 from bitclass3_model_card.compared import compared_table, published_figures, published_table

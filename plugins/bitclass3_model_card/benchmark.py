@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitclass3_core.corpus import Corpus, Document
 from bitclass3_core.files import sha256_file
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.text import bullets, code, counted, number, plain
 
 

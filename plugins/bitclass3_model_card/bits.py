@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import Role, roles
 from bitclass3_model_card.prices import common_qtype, price_unit, role_price
 from bitclass3_model_card.text import NOT_MEASURED, code, listed, n_weights, number, table

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.compared import Figure
 from bitclass3_model_card.source import License
 from bitclass3_model_card.text import code, plain

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitclass3_core.comparing import compared_with
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.facts import file_name
 from bitclass3_model_card.text import NOT_MEASURED, code, megabytes, number, plain, plus_minus, table
 

@@ -3,7 +3,7 @@
 import math
 
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.facts import file_name, stock_at_same_size
 from bitclass3_model_card.levels import beside_stock
 from bitclass3_model_card.text import code, number, plus_minus

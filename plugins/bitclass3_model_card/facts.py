@@ -8,7 +8,7 @@ from typing import Any
 from bitclass3_core.layout import data_bytes
 from bitclass3_core.model import TensorInfo
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 
 
 def file_name(candidate: Candidate) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.source import License, base_model, source_card
 
 

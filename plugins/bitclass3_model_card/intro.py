@@ -1,7 +1,7 @@
 """Title and first paragraph of the card."""
 
 from bitclass3_core.model import total_params
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import source_qtype
 from bitclass3_model_card.text import code, counted, megabytes, n_weights, number, plain
 

@@ -1,7 +1,7 @@
 """How It Works: five points, each with this run's own figures."""
 
 from bitclass3_core.problem import Allocation
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import file_name, stage_plugin
 from bitclass3_model_card.text import code, counted, number
 

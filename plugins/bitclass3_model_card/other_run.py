@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import load_sensitivity
 from bitclass3_model_card.text import code, counted, number
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from bitclass3_core.model import total_params
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import Role
 from bitclass3_model_card.text import code, number
 

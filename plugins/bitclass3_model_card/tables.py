@@ -4,7 +4,7 @@ import math
 
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.facts import file_name, source_bytes
 from bitclass3_model_card.levels import failures, legend, recommendation, selections, use_case
 from bitclass3_model_card.text import NOT_MEASURED, bullets, code, listed, megabytes, number, percent, plain, plus_minus, table

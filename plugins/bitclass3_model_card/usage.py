@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bitclass3_core.gpu_split import override_name
 from bitclass3_core.hub import is_hub_name
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_model_card.facts import file_name
 from bitclass3_model_card.text import code
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_plots.levels import levels_figure
 from bitclass3_plots.maps import score_figure, type_figure
 from bitclass3_plots.size_kld import size_kld_figure

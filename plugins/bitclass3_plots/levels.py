@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Candidate, Run
+from bitclass3_core.results import Candidate, Run
 from bitclass3_plots.style import COLOUR_MAP, LARGE, NORMAL, SMALL, new_figure
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_plots.grid import Cells, map_figure
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from explorer_runs import make_run
 from bitclass3_core.comparing import Comparison
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, ModelFileError
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, save_sensitivity
 
 CARD = """---

@@ -14,7 +14,7 @@ from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.problem import Allocation
-from bitclass3_core.run import Candidate
+from bitclass3_core.results import Candidate
 
 TOKENS = "tokenizer.ggml.tokens"
 Q8 = {name: (shape, "Q8_0" if len(shape) > 1 else q) for name, (shape, q) in TENSORS.items()}

@@ -23,7 +23,7 @@ from bitclass3_core.errors import ModelFileError
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.problem import Choice, Group, Problem, undominated
 from bitclass3_core.recipes import recipe_lines, with_kept
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 
 WAIT = 300_000  # milliseconds: on a busy machine a page of five megabytes takes its time

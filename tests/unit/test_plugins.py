@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from bitclass3_core import plugins
-from bitclass3_core.errors import ConfigError, ContractError, InfeasibleError, PluginError
+from bitclass3_core.errors import ConfigError, ContractError, CrashError, InfeasibleError, PluginError
 from bitclass3_core.plugins import PluginManager, installed, load_plugin, parse_options
 from bitclass3_core.stages import StageRunner
 
@@ -98,6 +98,7 @@ def test_missing_file():
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def (", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
     ],
 )
 def test_import_error_is_named(plugin_file, source, message):
@@ -186,13 +187,27 @@ def test_answer_of_nothing(plugin_file):
         solve(load_plugin(plugin_file(solver("pass"))))
 
 
-def test_crash_keeps_its_type_and_gains_a_note(plugin_file):
+def test_crash_names_plugin_hook_and_line_and_keeps_its_cause(plugin_file):
     plugin = load_plugin(plugin_file(solver("return {}['missing']")))
-    with pytest.raises(KeyError, match="missing") as caught:
+    message = (
+        r"^plugin 'mine' crashed in bitclass3_solve \(mine.py line 5\): KeyError: 'missing'; "
+        "what was measured is kept, tell its author or name another plugin$"
+    )
+    with pytest.raises(CrashError, match=message) as caught:
         solve(plugin)
-    assert any(frame.path.name == "mine.py" for frame in caught.traceback if hasattr(frame.path, "name"))
-    if sys.version_info >= (3, 11):
-        assert caught.value.__notes__ == ["raised by plugin 'mine' in bitclass3_solve"]
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_sys_exit_in_a_hook_is_a_crash(plugin_file):
+    with pytest.raises(CrashError, match=r"plugin 'mine' crashed in bitclass3_solve .*: SystemExit: 0"):
+        solve(load_plugin(plugin_file("import sys\n" + solver("sys.exit(0)"))))
+
+
+def test_crash_of_a_wrapper_names_the_wrapper(plugin_file):
+    plugin = load_plugin(plugin_file(solver()))
+    around = load_plugin(plugin_file(solver("return (yield) / 0", "problem", "@hookimpl(wrapper=True)"), "around"))
+    with pytest.raises(CrashError, match=r"plugin 'around' crashed in bitclass3_solve \(around.py line 5\): ZeroDivisionError"):
+        solve(plugin, around)
 
 
 def test_error_for_the_user_is_passed_on(plugin_file):
@@ -218,6 +233,74 @@ def test_wrapper_goes_around_the_plugin(plugin_file):
 def test_plugin_of_a_wrapper_and_a_hook_is_no_wrapper(plugin_file):
     both = solver("return (yield)", mark="@hookimpl(wrapper=True)") + "@hookimpl\ndef bitclass3_report(run): return []\n"
     assert not load_plugin(plugin_file(both)).wrapper
+
+
+def test_tryfirst_is_asked_before_the_plugin_and_may_pass(plugin_file):
+    plugin = load_plugin(plugin_file(solver("return 20")))
+    first = load_plugin(plugin_file(solver("return 3 if problem == 1 else None", mark="@hookimpl(tryfirst=True)"), "first"))
+    assert first.wrapper
+    assert solve(plugin, first) == 3
+    manager = PluginManager([plugin, first])
+    assert manager.call("solve", plugin, None, problem=2, model=None, architecture=None) == 20
+
+
+def test_wrapper_that_answers_nothing_is_named(plugin_file):
+    plugin = load_plugin(plugin_file(solver()))
+    around = load_plugin(plugin_file(solver("yield", mark="@hookimpl(wrapper=True)"), "around"))
+    with pytest.raises(ContractError, match=r"plugin 'mine' \(inside around\) answered nothing to bitclass3_solve"):
+        solve(plugin, around)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (
+            "2",
+            r"is written for plugin API 2, this bitclass3 has 1; upgrade bitclass3, or install a release of the plugin for API 1",
+        ),
+        ("0", r"is written for plugin API 0, this bitclass3 has 1; ask its author for a release for API 1; what changed: docs/ref"),
+        ("'1'", r"BITCLASS3_API is '1', expected a whole number; write BITCLASS3_API = 1"),
+        ("True", r"BITCLASS3_API is True, expected a whole number"),
+    ],
+)
+def test_plugin_for_another_api(plugin_file, declared, message):
+    with pytest.raises(PluginError, match=rf"^plugin '.*mine.py'(:)? {message}"):
+        load_plugin(plugin_file(f"BITCLASS3_API = {declared}\n" + solver()))
+
+
+def test_plugin_for_this_api(plugin_file):
+    assert solve(load_plugin(plugin_file("BITCLASS3_API = 1\n" + solver()))) == 42
+
+
+def test_newer_api_is_named_where_its_names_cannot_be_imported(plugin_file, entry_points):
+    source = "BITCLASS3_API: int = 7\nfrom bitclass3_core.problem import Portfolio\n" + solver()
+    entry_points("newer", source)
+    for name in (plugin_file(source), "newer"):
+        with pytest.raises(PluginError, match="is written for plugin API 7, this bitclass3 has 1; upgrade bitclass3"):
+            load_plugin(name)
+
+
+def test_prints_go_to_stderr_with_the_plugins_name(plugin_file, capsys):
+    loud = "print('at import')\n" + solver("print('half', end=''); print(' a line'); print('no end', end=''); return 42")
+    assert solve(load_plugin(plugin_file(loud))) == 42
+    print("ours")
+    out, err = capsys.readouterr()
+    assert out == "ours\n"
+    assert err.splitlines()[0].endswith("mine.py] at import")
+    assert err.splitlines()[1:] == ["[mine] half a line", "[mine] no end"]
+
+
+def test_two_packages_that_offer_one_name(tmp_path, monkeypatch):
+    for package in ("first", "second"):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[bitclass3]\nsame = {package}_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        PluginError, match=r"plugin 'same' is offered by 2 packages \(first 1.0, second 1.0\); uninstall all but one"
+    ):
+        load_plugin("same")
 
 
 def test_only_named_plugins_are_imported(entry_points):

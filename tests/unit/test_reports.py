@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.problem import Allocation
-from bitclass3_core.run import Run
+from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
 
 SECTIONS = [
