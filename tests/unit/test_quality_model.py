@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import write_gguf
+
 from benchmarks.quality import smol768
 from benchmarks.quality.smol768 import hf_config, hf_tensors, sizes_of, source_gguf, tokenizer_files, weights_sha256, write_hf
 from benchmarks.quality.widening import Llama, turn_of, widened_tensors
-from gguf_files import write_gguf
-
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.progress import Silent
@@ -116,9 +116,14 @@ def tiny_gguf(folder: Path) -> GgufModel:
         "blk.0.ffn_down.weight": ((64, 96), "Q4_1"),
     }
     metadata: dict[str, Any] = {
-        **{"llama.block_count": 1, "llama.context_length": 128, "llama.embedding_length": 64, "llama.feed_forward_length": 96},
-        **{"llama.attention.head_count": 4, "llama.attention.head_count_kv": 2},
-        **{"llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.rope.freq_base": 10000.0},
+        "llama.block_count": 1,
+        "llama.context_length": 128,
+        "llama.embedding_length": 64,
+        "llama.feed_forward_length": 96,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 10000.0,
         **{f"tokenizer.ggml.{name}_token_id": 0 for name in ("bos", "eos", "unknown", "padding")},
         "tokenizer.ggml.tokens": TOKENS,
         "tokenizer.ggml.token_type": [3, *[1] * (len(TOKENS) - 1)],
