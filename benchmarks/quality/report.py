@@ -8,7 +8,7 @@ from benchmarks.quality.peers import Published
 from benchmarks.quality.plot import write_plot
 from benchmarks.quality.results import Results
 from benchmarks.quality.section import write_section
-from benchmarks.quality.tables import TextTable, details, overview, text_tables
+from benchmarks.quality.tables import TextTable, details, overview, shortfalls, text_tables
 from benchmarks.quality.texts import DEFAULT_TEXTS, STABILITY_TEXTS, usual_chunks
 
 SECTION = "quality"
@@ -56,6 +56,7 @@ def quality_lines(results: Results, tables: Sequence[TextTable], published: Mapp
             "",
             *details(table, published),
             "",
+            *([sentence, ""] if (sentence := shortfalls(table)) else []),
         ]
     return [*lines, *_time_lines(results, tables)]
 

@@ -22,7 +22,7 @@ def with_section(page: str, name: str, lines: Sequence[str], where: str = "the p
     section = "\n".join([begin, "", *lines, "", end])
     counts = page.count(begin), page.count(end)
     if counts == (0, 0):
-        return f"{page.rstrip()}\n\n{section}\n"
+        return f"{page.rstrip()}\n\n{section}\n".lstrip()
     if counts != (1, 1) or page.index(begin) > page.index(end):
         raise Bitclass3Error(
             f"{where} has {counts[0]} beginnings and {counts[1]} ends of the section {name!r}; leave one pair, or none"

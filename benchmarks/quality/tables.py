@@ -1,6 +1,6 @@
 """Results as Markdown: one table over all sizes, and one for each text; what was not measured yet is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.quality.goals import N_CHUNKS, TEXT, against_goal
@@ -27,6 +27,14 @@ class Row:
     recipe: str
     facts: FileFacts
     evaluation: Evaluation
+
+
+# What ours must be better in: title, form of a value, and a figure that is smaller where the file is better.
+_JUDGED: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
+    ("mean KLD", "{:.4f}", lambda row: row.evaluation.mean_kld),
+    ("99.9 %", "{:.3g}", lambda row: row.evaluation.p999_kld),
+    ("same top-1", "{:.1%}", lambda row: -row.evaluation.same_top1),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,26 @@ def details(table: TextTable, published: Mapping[tuple[str, str], Published]) ->
                 _trial_row(size, label, published[size, method]) for method, label in _TRIALS.items() if (size, method) in published
             ]
     return markdown(header, rows)
+
+
+def shortfalls(table: TextTable) -> str:
+    """A sentence that names every figure in which a file of ours is no better than each of the others of its size."""
+    named, compared = [], set()
+    for row in (row for row in table.rows if row.recipe in OURS):
+        others = [other for name in RECIPES if name not in OURS and (other := table.row(row.size, name))]
+        compared |= {row.size} if others else set()
+        for title, form, figure in _JUDGED:
+            best = min(others, key=figure, default=row)
+            if figure(best) <= figure(row) and best is not row:
+                values = [form.format(abs(figure(one))).replace("%", " %") for one in (row, best)]
+                named.append(f"{row.size}, {LABELS[row.recipe]}: {title} {values[0]} ({LABELS[best.recipe]}: {values[1]})")
+    if not compared:
+        return ""
+    if not named:
+        return (
+            f"Every file of ours is better than each of the others in mean KLD, 99.9 % KLD and same top-1 ({len(compared)} sizes)."
+        )
+    return f"Where ours is not better than each of the others: {'; '.join(named)}."
 
 
 def _details_row(table: TextTable, row: Row) -> list[str]:

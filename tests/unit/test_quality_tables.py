@@ -11,7 +11,7 @@ from benchmarks.quality.plot import quality_figure, write_plot
 from benchmarks.quality.report import GROUP, command, quality_lines, write_quality
 from benchmarks.quality.results import Cell, FileFacts, Results
 from benchmarks.quality.section import markers, with_section
-from benchmarks.quality.tables import details, overview, text_tables
+from benchmarks.quality.tables import details, overview, shortfalls, text_tables
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ModelFileError
 from bitclass3_core.evaluation import Evaluation
 
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 def evaluation(mean_kld: float, n_chunks: int = 24) -> Evaluation:
     """Figures whose groups of chunks differ by a constant between any two of them."""
-    groups = tuple(mean_kld + 0.01 * (i % 3 - 1) for i in range(16))
+    groups = tuple(mean_kld + 0.01 * (i % 3 - 1) for i in range(min(n_chunks, 16)))
     figures = {"median_kld": mean_kld / 2, "p99_kld": 1.0, "p999_kld": 12 * mean_kld, "same_top1": 0.8234, "se_same_top1": 0.01}
     ppl = {"ppl": 26.789, "se_ppl": 0.1, "reference_ppl": 22.5, "se_reference_ppl": 0.1}
     return Evaluation("file", 6120, n_chunks, mean_kld, 0.0023, **figures, **ppl, evaluator="llama-perplexity 1", group_kld=groups)
@@ -79,6 +79,21 @@ def test_fewer_chunks_are_not_held_against_goals_of_more(results: Results) -> No
 def test_a_file_made_again_shows_no_old_figure(results: Results) -> None:
     results.put_file("Q3_K_M/plain", replace(results.file("Q3_K_M/plain"), sha256="new"))  # type: ignore[type-var]
     assert text_tables(results)[0].row("Q3_K_M", "plain") is None
+
+
+def test_what_is_not_better_is_named(results: Results) -> None:
+    table = text_tables(results)[0]
+    sentence = shortfalls(table)  # same top-1 is the same everywhere, so no better
+    assert sentence.startswith("Where ours is not better than each of the others: Q3_K_M, ours, plain rounding: same top-1 82.3 %")
+    assert "mean KLD" not in sentence
+    better = [
+        row if row.recipe in ("stock", "peer") else replace(row, evaluation=replace(row.evaluation, same_top1=0.9))
+        for row in table.rows
+    ]
+    assert shortfalls(replace(table, rows=better)).endswith("same top-1 (1 sizes).")
+    worse = [replace(row, evaluation=replace(row.evaluation, mean_kld=0.3)) if row.recipe == "plain" else row for row in better]
+    assert "plain rounding: mean KLD 0.3000 (PR #15550: 0.2660)" in shortfalls(replace(table, rows=worse))
+    assert shortfalls(replace(table, rows=[row for row in better if row.recipe == "plain"])) == ""
 
 
 @pytest.mark.parametrize(
