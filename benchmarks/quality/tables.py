@@ -155,9 +155,8 @@ def shortfalls(table: TextTable) -> str:
     if not compared:
         return ""
     if not named:
-        return (
-            f"Every file of ours is better than each of the others in mean KLD, 99.9 % KLD and same top-1 ({len(compared)} sizes)."
-        )
+        sizes = ", ".join(size for size in SIZES if size in compared)
+        return f"Every file of ours is better than each of the others in mean KLD, 99.9 % KLD and same top-1, at {sizes}."
     return f"Where ours is not better than each of the others: {'; '.join(named)}."
 
 

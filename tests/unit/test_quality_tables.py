@@ -90,7 +90,7 @@ def test_what_is_not_better_is_named(results: Results) -> None:
         row if row.recipe in ("stock", "peer") else replace(row, evaluation=replace(row.evaluation, same_top1=0.9))
         for row in table.rows
     ]
-    assert shortfalls(replace(table, rows=better)).endswith("same top-1 (1 sizes).")
+    assert shortfalls(replace(table, rows=better)).endswith("same top-1, at Q3_K_M.")
     worse = [replace(row, evaluation=replace(row.evaluation, mean_kld=0.3)) if row.recipe == "plain" else row for row in better]
     assert "plain rounding: mean KLD 0.3000 (PR #15550: 0.2660)" in shortfalls(replace(table, rows=worse))
     assert shortfalls(replace(table, rows=[row for row in better if row.recipe == "plain"])) == ""
