@@ -32,7 +32,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "feedback": ('export.plugin="gguf"', 'export.options.rounding="feedback"'),
 }
 RECIPES = ("stock", "peer", *OURS)
-_IMATRIX = ('estimate.plugin="imatrix"', "estimate.options.n_tokens=30720", 'export.plugin="llama-quantize"')  # 60 chunks of 512
+IMATRIX = ('estimate.plugin="imatrix"', "estimate.options.n_tokens=30720", 'export.plugin="llama-quantize"')  # 60 chunks of 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def planned(setup: Setup, peers: Peers, size: str, recipe: str) -> Planned | Non
         return ours(setup, "run", size, recipe, f"{size}/{recipe}")
     if recipe == "peer" and not peers.has_recipe(size):
         return None
-    pipeline = setup.pipeline("recipes", size, _IMATRIX)
+    pipeline = setup.pipeline("recipes", size, IMATRIX)
     pipeline.run("estimate")
     quantizable = pipeline.architecture.quantizable
     if recipe == "stock":

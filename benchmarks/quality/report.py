@@ -70,10 +70,15 @@ def _time_lines(results: Results, tables: Sequence[TextTable]) -> list[str]:
             making.setdefault(row.recipe, []).append(row.facts.seconds)
     keys = [text["key"] for text in results.facts.get("texts", {}).values()]
     cells = [cell.seconds for row in tables[0].rows for key in keys if (cell := results.cell(row.facts.sha256, key))]
-    parts = [f"{stage} {seconds:.0f} s" for stage, seconds in shared.items()]
-    parts += [f"writing a file, {recipe}, {sum(each) / len(each):.0f} s" for recipe, each in making.items()]
-    parts += [f"measuring all {len(cells)} figures of these tables' files {sum(cells) / 60:.0f} min"]
+    parts = [f"{stage} {_duration(seconds)}" for stage, seconds in shared.items()]
+    parts += [f"writing a file, {recipe}, {_duration(sum(each) / len(each))}" for recipe, each in making.items()]
+    parts += [f"measuring, all {len(cells)} figures of these files, {_duration(sum(cells))}"]
     return [f"Time on {results.facts.get('cpu', 'this machine')}: {'; '.join(parts)}."]
+
+
+def _duration(seconds: float) -> str:
+    """``45 s``, ``3.5 min``."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def write_quality(results: Results, published: Mapping[tuple[str, str], Published], page: Path) -> None:
