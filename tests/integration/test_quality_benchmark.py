@@ -19,6 +19,7 @@ from bitclass3_core.progress import Silent
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "tiny-qwen35"
 SIZE = "Q4_K_M"
+FEW_TYPES = ("--set", 'qtypes.menu=["Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"]')  # priced in seconds
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def root(tmp_path: Path, llama_cpp: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def call(root: Path, *arguments: str) -> Results:
     """One call of the benchmark; its results."""
     out, page = root.parent / "out", root.parent / "docs" / "benchmarks.md"
-    given = ["--sizes", SIZE, "--chunks", "8", "--out", str(out), "--docs", str(page), *arguments]
+    given = ["--sizes", SIZE, "--chunks", "8", "--out", str(out), "--docs", str(page), *FEW_TYPES, *arguments]
     benchmark = Benchmark(parser().parse_args(given), Silent(), root)
     benchmark.measure()
     benchmark.write()
