@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitclass3_plots.style import BLUE, LARGE, NORMAL, ORANGE, SMALL, new_figure, save
+from bitclass3_plots.style import COLOURS, LARGE, NORMAL, SMALL, new_figure, save
 
 from benchmarks.quality.making import SIZES
 from benchmarks.quality.peers import TRIAL, TRIAL_FEEDBACK, Published
@@ -27,12 +27,12 @@ class _Look:
 
 
 _LOOKS = {
-    "stock": _Look(f"llama.cpp, {LABELS['stock']}", ORANGE, "s"),
+    "stock": _Look(f"llama.cpp, {LABELS['stock']}", COLOURS["stock"], "s"),
     "peer": _Look(f"llama.cpp, {LABELS['peer']}", _PURPLE, "D"),
     TRIAL: _Look("trial, plain", _GREY, "x", ":"),
     TRIAL_FEEDBACK: _Look("trial, block feedback", _GREY, "+", "--"),
     "plain": _Look(LABELS["plain"], _GREEN, "^"),
-    "feedback": _Look(LABELS["feedback"], BLUE, "o"),
+    "feedback": _Look(LABELS["feedback"], COLOURS["ours"], "o"),
 }
 _Points = list[tuple[float, float, float]]  # megabytes, mean KLD, its error
 
