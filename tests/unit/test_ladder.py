@@ -135,7 +135,7 @@ def test_failed_levels_do_not_stop_the_others(make, evaluator, tmp_path):
     record = json.loads((tmp_path / "out" / "ladder.json").read_text())["levels"]
     assert [entry["status"] for entry in record] == ["ok", "failed", "failed", "failed"]
     assert "smallest possible is" in record[1]["error"]
-    assert record[2]["error"] == "RuntimeError: no evaluation of model-5.00bpw"
+    assert "RuntimeError: no evaluation of model-5.00bpw" in record[2]["error"]
     assert "the source's own tensors take" in record[3]["error"]
     assert exit_code(ladder.levels) == 4
     assert "1.0 could not be made" in (tmp_path / "out" / "README.md").read_text()
