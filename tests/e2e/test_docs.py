@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from command import ROOT
 from doc_blocks import PAGES, Block, blocks, commands
@@ -91,7 +90,7 @@ def _check(line: str, values: dict[str, object]) -> None:
 
 def test_an_unknown_flag_would_be_found() -> None:
     command = dict(known_commands())["run"]
-    with pytest.raises(click.exceptions.NoSuchOption):
+    with pytest.raises(Exception, match="No such option: --no-such-flag"):  # of click, which typer brings under a name of its own
         command.make_context("run", ["--no-such-flag"], resilient_parsing=False)
 
 
