@@ -15,16 +15,21 @@ from bitclass3_core.testing.base import Conformance
 
 
 class BudgetConformance(Conformance):
-    """Switches: ``options`` (a target that fits the sample), ``larger`` (options of a larger one), ``needs_options`` (refuses none)."""
+    """Switches: ``options`` (a target that fits the sample), ``larger`` (options of a larger one), ``needs_options`` (refuses none).
+
+    For a plugin that knows levels, ``level`` is one and ``larger_level`` a larger one.
+    """
 
     stage: ClassVar[str] = "budget"
     larger: ClassVar[Mapping[str, Any] | None] = None
     needs_options: ClassVar[bool] = False
+    level: ClassVar[str | None] = None
+    larger_level: ClassVar[str | None] = None
 
     @pytest.fixture
     def inputs(self, model: GgufModel, architecture: Architecture, sensitivity: Sensitivity) -> Mapping[str, Any]:
         """The hook's arguments."""
-        return {"model": model, "architecture": architecture, "sensitivity": sensitivity}
+        return {"model": model, "architecture": architecture, "sensitivity": sensitivity, "level": self.level}
 
     def budget(self, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Budget:
         """The plugin's answer, checked as a run does."""
@@ -47,12 +52,12 @@ class BudgetConformance(Conformance):
 
     def test_larger_target_gives_more_bytes(self, inputs: Mapping[str, Any]) -> None:
         """And another label: files of two targets lie in one folder."""
-        if self.larger is None:
-            pytest.skip("no larger options were given")
-        one, more = self.budget(inputs), self.budget(inputs, self.larger)
-        assert more.data_bytes > one.data_bytes, (
-            f"{dict(self.larger)} gives {more.data_bytes:,} bytes, no more than {one.data_bytes:,}"
-        )
+        if self.larger is None and self.larger_level is None:
+            pytest.skip("no larger options and no larger_level were given")
+        one = self.budget(inputs)
+        more = self.budget({**inputs, "level": self.larger_level or self.level}, self.larger)
+        larger = self.larger_level or dict(self.larger or {})
+        assert more.data_bytes > one.data_bytes, f"{larger} gives {more.data_bytes:,} bytes, no more than {one.data_bytes:,}"
         assert more.label != one.label, (
             f"both budgets are called {one.label!r}: the second run would overwrite the first one's file"
         )
@@ -62,7 +67,7 @@ class BudgetConformance(Conformance):
         if not self.needs_options:
             pytest.skip("needs_options = False")
         try:
-            self.call({}, **inputs)
+            self.call({}, **{**inputs, "level": None})
         except (ConfigError, InfeasibleError):
             return
         pytest.fail("without options the plugin answers all the same; raise ConfigError that says which target to give")

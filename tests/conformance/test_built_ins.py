@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import bitclass3_bit_classes
 import bitclass3_falcon_h1
 import bitclass3_fixed
 import bitclass3_generic
@@ -70,6 +71,13 @@ class TestFixedSize(BudgetConformance):
     plugin = bitclass3_fixed
     options = {"target_size": "700KiB"}
     larger = {"target_size": "900KiB"}
+
+
+class TestBitClasses(BudgetConformance):
+    plugin = bitclass3_bit_classes
+    level = "Q4_K_M"
+    larger_level = "Q6_K"
+    needs_options = True
 
 
 class TestWeightedError(MetricConformance):
