@@ -69,7 +69,7 @@ export function drawPareto(target, data, curve, chosen) {
     margin: { t: 10, r: 12, b: 45, l: 60 },
     legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
     xaxis: { title: { text: `file size (${unit === 1e9 ? "GB" : "MB"})` } },
-    yaxis: { title: { text: "mean KLD, nats/token" }, type: "log", tickformat: ".3~g", nticks: 8 },
+    yaxis: { title: { text: "mean KLD, nats/token" }, type: "log", tickformat: ".3~g", dtick: "D2" },
   };
   Plotly.react(target, traces, layout(more), CONFIG);
   const measured = data.candidates.filter((c) => c.measured);
