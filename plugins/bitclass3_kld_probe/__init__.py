@@ -74,7 +74,12 @@ def bitclass3_estimate(
     with tempfile.TemporaryDirectory(prefix=".probes-", dir=cache_folder()) as folder:
         prober = Prober(model, architecture, unscaled, text, judge, progress, Path(folder))
         floor = prober.noise_floor()
-        measured = [prober.measure(group, floor) for group in groups]
+        measured = []
+        progress.begin("kld-probe", len(groups))
+        for group in groups:
+            measured.append(prober.measure(group, floor))
+            progress.advance()
+        progress.end()
     fitted = fit_scales(groups, measured)
     tensors = {
         name: _scaled(known[name], scale, model.tensors[name].n_rows)

@@ -121,7 +121,8 @@ class Prober:
             options=_EXPORT_OPTIONS,
             progress=Silent(),
         )
+        progress = Silent() if types else self.progress  # the first says what disk and time each takes; the others would repeat it
         try:
-            return self.judge(self.model, [GgufModel(path, self.model.hf)], self.architecture, self.text, self.progress)[0]
+            return self.judge(self.model, [GgufModel(path, self.model.hf)], self.architecture, self.text, progress)[0]
         finally:
             path.unlink()
