@@ -54,6 +54,9 @@ def test_compared_files_enter_card_and_explorer(copied: Callable[[], Path], tmp_
     assert "theirs.gguf" not in done.out, "the run's own result is of its own files"
 
 
+SHOWN = 5e-4  # the page shows four digits
+
+
 def test_slider_gives_the_allocation_of_the_command(copied: Callable[[], Path]) -> None:
     out = copied()
     sizes = ["3.6MiB", "4.3MiB", "5600000"]
@@ -75,7 +78,7 @@ def test_slider_gives_the_allocation_of_the_command(copied: Callable[[], Path]) 
         assert lines == (out / f"tiny-qwen35-{size}.tensor_types.txt").read_text().splitlines()
         exact = run(out, "--target-size", size, "--until", "solve", "--json")
         least = json.loads(exact.out)["predicted_cost"]
-        assert least <= cost * 1.0001 <= 1.02 * least
+        assert least <= cost * (1 + SHOWN) <= 1.02 * least
 
 
 def test_clone_puts_another_files_types_on_the_model(copied: Callable[[], Path], tmp_path: Path) -> None:
