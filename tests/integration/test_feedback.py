@@ -35,7 +35,7 @@ def ours(out: Path) -> Path:
 
 def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(plain, tmp_path / "out"))
-    done = run(out, *TARGET, *FEEDBACK)
+    done = run(out, *TARGET, *FEEDBACK[:2])  # both factors are matrices: the few tokens of the other tests do not carry them
     assert done.code == 0, done.err
     assert "error feedback: 64 tensors; their part of the KL divergence is 0." in done.err
     a, b = GgufModel(ours(plain)), GgufModel(ours(out))
