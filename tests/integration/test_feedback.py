@@ -55,7 +55,7 @@ def test_stock_mix_is_written_as_llama_quantize_would(plain: Path, tmp_path: Pat
 
 def test_goes_on_with_the_tensors_that_are_done(plain: Path, tmp_path: Path) -> None:
     """Killed after one group of layers: the next run rounds the rest, and the file is the same."""
-    little = [*FEEDBACK, "--set", "export.options.gguf.memory_gib=0.005", "--until", "export", "--baseline", "none"]
+    little = [*FEEDBACK, "--set", "export.options.gguf.memory_gib=0.05", "--until", "export", "--baseline", "none"]
     whole = Path(shutil.copytree(plain, tmp_path / "whole"))
     assert run(whole, *TARGET, *little).code == 0
     out = Path(shutil.copytree(plain, tmp_path / "out"))
@@ -87,7 +87,7 @@ rounded.RoundedTensors.save = dying
 
 @hookimpl
 def bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, progress):
-    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=4096, memory_gib=0.005)
+    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=4096, memory_gib=0.05, threads=1)
     bitclass3_gguf.bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, options, progress)
 """
 
