@@ -1,6 +1,7 @@
 """What every solver keeps: an answer for each group, within the budget, the same each time; if ``exact``, the cheapest one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -47,6 +48,10 @@ def sample_problem(seed: int, share: float = 0.4, n_blocks: int = 6, limit: int 
     return Problem(tuple(groups), budget), model
 
 
+def _on_gpu(group: Group) -> Group:
+    return replace(group, choices=tuple(replace(choice, gpu_bytes=choice.n_bytes) for choice in group.choices))
+
+
 def choices_of(problem: Problem, answer: Allocation) -> Iterator[Choice]:
     """The choice that the answer takes in each group."""
     for group in problem.groups:
@@ -67,10 +72,13 @@ def cost_of(problem: Problem, answer: Allocation) -> float:
 
 
 class SolverConformance(Conformance):
-    """Switches: ``exact`` (claims the optimum), ``uses_choices`` (False for one that ignores menu, costs and budget, as ``stock``)."""
+    """Switches: ``exact`` (claims the optimum), ``two_budgets`` (keeps ``gpu_budget_bytes`` too, as ``--gpu-budget`` asks),
+    ``uses_choices`` (False for one that ignores menu, costs and budget, as ``stock``).
+    """
 
     stage: ClassVar[str] = "solve"
     exact: ClassVar[bool] = False
+    two_budgets: ClassVar[bool] = False
     uses_choices: ClassVar[bool] = True
 
     def solve(self, problem: Problem, model: Shapes) -> Allocation:
@@ -79,10 +87,9 @@ class SolverConformance(Conformance):
         architecture = Architecture(model.arch, tensors)
         answer = self.call(problem=problem, model=model, architecture=architecture)
         assert isinstance(answer, Allocation), f"answered {type(answer).__name__}, expected Allocation; see problem.allocation_of"
-        if not self.uses_choices:
-            check_allocation(answer, model, tensors, 0, None, Limits(), self.loaded.name)
-            return answer
         check_allocation(answer, model, tensors, 0, None, Limits(), self.loaded.name)
+        if not self.uses_choices:
+            return answer
         n_bytes = sum(choice.n_bytes for choice in choices_of(problem, answer))
         assert n_bytes <= problem.budget_bytes, (
             f"the answer takes {n_bytes:,} bytes, the budget is {problem.budget_bytes:,}: a file may never be larger than asked"
@@ -122,6 +129,21 @@ class SolverConformance(Conformance):
         assert not poor, (
             f"the budget holds every group at its cheapest choice, and {', '.join(poor[:3])} got another: bytes lie unused"
         )
+
+    def test_keeps_the_budget_of_the_gpu(self) -> None:
+        """Every second block lies on the GPU, and its bytes may not exceed ``gpu_budget_bytes`` while the file's budget is wide."""
+        if not self.two_budgets:
+            pytest.skip("two_budgets = False")
+        for seed in range(4):
+            problem, model = sample_problem(seed, share=0.7)
+            groups = tuple(_on_gpu(group) if i % 2 else group for i, group in enumerate(problem.groups))
+            whole = sum(group.choices[-1].gpu_bytes for group in groups)
+            least = Problem(groups, problem.budget_bytes).smallest_gpu_bytes
+            limited = Problem(groups, problem.budget_bytes, least + (whole - least) // 10)
+            n_bytes = sum(choice.gpu_bytes for choice in choices_of(limited, self.solve(limited, model)))
+            assert n_bytes <= (limited.gpu_budget_bytes or 0), (
+                f"the answer puts {n_bytes:,} bytes on the GPU, its budget is {limited.gpu_budget_bytes:,}; add up Choice.gpu_bytes too"
+            )
 
     def test_proof_is_true(self) -> None:
         """A proof's bound is no more than the cheapest answer, its gap is (cost - bound) / cost; without a proof nothing is claimed."""

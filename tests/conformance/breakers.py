@@ -66,6 +66,7 @@ _SOLVERS = [
     ("test_proof_is_true", "nothing costs less than", _solver(f"return replace({_SMALLEST}, proof=Proof(1e9, 0.0, False, 0.0))"), ""),
     ("test_exact_equals_brute_force", "exact = True, and the answer to problem", _solver(f"return {_SMALLEST}"), "exact = True"),
     ("test_exact_is_not_beaten_on_300_tensors", "take more steps", _solver(f"return {_SMALLEST}"), "exact = True"),
+    ("test_keeps_the_budget_of_the_gpu", "add up Choice.gpu_bytes too", "from dataclasses import replace as with_\nfrom bitclass3_core.improving import best_effort\nfrom bitclass3_core.multiple_choice import lagrangian_dual, tables_of\n" + _solver("t = tables_of(with_(problem, gpu_budget_bytes=None)); return allocation_of(problem, best_effort(t, lagrangian_dual(t)).tolist(), 'mine')"), "two_budgets = True"),
 ]  # fmt: skip
 _BUDGETS = [
     ("test_is_a_number_of_bytes", "expected a whole number", _hook("budget", "model", "return Budget(1e6, 'mine')"), ""),

@@ -43,15 +43,18 @@ DATA = Path(__file__).parents[1] / "data"
 
 class TestIlp(SolverConformance):
     plugin = bitclass3_ilp
+    two_budgets = True
     exact = True
 
 
 class TestLagrangian(SolverConformance):
     plugin = bitclass3_lagrangian
+    two_budgets = True
 
 
 class TestGreedy(SolverConformance):
     plugin = bitclass3_greedy
+    two_budgets = True
 
 
 class TestStock(SolverConformance):

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import InfeasibleError
-from bitclass3_core.multiple_choice import best_effort, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.improving import best_effort
+from bitclass3_core.multiple_choice import lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Group, Problem, allocation_of
 
 BITCLASS3_API = 1
@@ -25,7 +26,7 @@ class Options(BaseModel):
 def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
     """The Lagrangian's answer among the choices that are good enough. Raises InfeasibleError where the cap and the budget exclude each other."""
     started = time.monotonic()
-    capped = Problem(tuple(_capped(group, options.max_cost) for group in problem.groups), problem.budget_bytes)
+    capped = replace(problem, groups=tuple(_capped(group, options.max_cost) for group in problem.groups))
     if options.max_cost is not None and capped.smallest_bytes > problem.budget_bytes:
         raise InfeasibleError(
             f"within max_cost {options.max_cost:g} the smallest size is {capped.smallest_bytes:,} bytes, the budget is "

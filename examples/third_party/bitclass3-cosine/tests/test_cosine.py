@@ -36,6 +36,7 @@ class TestCosineOfTheWorstRow(MetricConformance):
 
 class TestCapped(SolverConformance):
     plugin = bitclass3_capped
+    two_budgets = True
 
 
 def solve(problem, max_cost=None):
