@@ -186,7 +186,7 @@ class StageRunner:
         """The budget. Raises ConfigError if a level was asked of a plugin that knows none."""
         name, level = self._config.budget.plugin, self._config.budget.level
         plugin, _ = self._get("budget", name)
-        if level is not None and "level" not in inspect.signature(plugin.module.bitclass3_budget).parameters:
+        if level is not None and "level" not in inspect.signature(plugin.function("budget")).parameters:
             raise ConfigError(
                 f"budget plugin {plugin.name!r} knows no levels, got {level}; leave [budget] plugin out, or name bit-classes"
             )

@@ -54,7 +54,10 @@ class WrapperConformance(Conformance):
                 {"model": OneTensor(model, name), "sensitivity": sensitivity, "qtypes": q},
                 CostTable({name: {"Q4_K": Cost(0.5, 0.0, 64)}}),
             ),
-            "budget": ({key: shared[key] for key in ("model", "architecture", "sensitivity")}, budget_for_bpw(model, 4.8)),
+            "budget": (
+                {key: shared[key] for key in ("model", "architecture", "sensitivity")} | {"level": None},
+                budget_for_bpw(model, 4.8),
+            ),
             "solve": ({"problem": problem, "model": model, "architecture": architecture}, allocation),
             "export": (export, [out / "sample.gguf"]),
             "evaluate": (evaluate, []),
