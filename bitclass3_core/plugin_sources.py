@@ -17,7 +17,7 @@ _PREFIX = "bitclass3"
 def source_hash(module: ModuleType) -> str:
     """Hash over the source files of the module and, transitively, of what it imports from bitclass3 or from its own package."""
     own = module.__name__.split(".")[0]
-    start = Path(module.__file__ or "")
+    start = Path(getattr(module, "__file__", None) or "")  # a module made in memory has no file
     files: dict[Path, str] = {start: module.__name__}
     waiting = [(start, module.__name__)]
     while waiting:
@@ -34,11 +34,15 @@ def source_hash(module: ModuleType) -> str:
 
 
 def _imports(path: Path, name: str) -> Iterator[str]:
-    """Full names of the modules that a source file may import, also inside functions; parents of each included."""
+    """Full names of the modules that a source file may import, also inside functions; parents of each included.
+
+    What a type checker alone reads, and what a package fetches only when its ``__getattr__`` is asked for a name, does not count: the
+    core fetches its whole pipeline that way.
+    """
     if path.suffix != ".py" or not path.is_file():
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in _nodes(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -49,6 +53,16 @@ def _imports(path: Path, name: str) -> Iterator[str]:
         for full in names:
             parts = full.split(".")
             yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+
+
+def _nodes(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every node but those that never run on import or use: see ``_imports``."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield from ast.walk(node)
 
 
 @cache
