@@ -43,7 +43,9 @@ def test_list_of_names_without_doubles():
 
 
 def test_unknown_menu():
-    with pytest.raises(ConfigError, match=r"unknown menu 'defualt'; did you mean 'default'\? known: all, cpu, cuda, default, k, metal, vulkan"):
+    with pytest.raises(
+        ConfigError, match=r"unknown menu 'defualt'; did you mean 'default'\? known: all, cpu, cuda, default, k, metal, vulkan"
+    ):
         menu("defualt")
 
 
