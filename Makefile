@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out/tiny-qwen35
+# tests run side by side, a file at a time, each worker on cores of its own: make test WORKERS=0 for one after the other
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 .PHONY: run test fast lint format docs setup clean
 
@@ -10,10 +13,10 @@ run: setup  ## quantize the example model: measure, solve, export, evaluate, mod
 	$(BIN)/bitclass3 run examples/quickstart.toml --out $(OUT)
 
 test: setup lint  ## every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: setup  ## the tests that need seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ class Limits:
             if qtype(qtypes[name]).bpw < floor.bpw:
                 return f"{name} is to be {floor.name} at least"
         for name, offered in self.menus.items():
-            if qtype(qtypes[name]) not in offered:
+            if name not in self.pins and qtype(qtypes[name]) not in offered:  # a pin need not be on the menu
                 return f"{qtypes[name]} is not on the menu of {name}"
         for group in self.groups:
             if len({qtypes[name] for name in group}) > 1:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browser import chromium
 from explorer_runs import NAME, make_run
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from pydantic import ValidationError
 
 from bitclass3_core.comparing import Comparison
@@ -222,7 +222,7 @@ def test_map_shows_types_costs_and_scores_of_any_file(page: Page, tmp_path: Path
 def test_copy_and_save(page: Page, tmp_path: Path) -> None:
     opened(page, make_run(), tmp_path)
     page.get_by_role("button", name="Copy").click()
-    page.wait_for_function("document.getElementById('copied').textContent !== ''")
+    expect(page.locator("#copied")).not_to_be_empty()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save").click()
     assert download.value.suggested_filename == f"{NAME}.tensor_types.txt"

@@ -267,3 +267,11 @@ def test_a_solver_that_knows_of_no_second_budget():
         ContractError, match=r"answered 34,816 bytes on the GPU, its budget is 20,000; use ilp, lagrangian or greedy"
     ):
         check_allocation(Allocation(ANSWER), MODEL, ARCH.quantizable, 0, None, found, "mine")
+
+
+def test_a_pin_need_not_be_on_the_menu():
+    found = limits(pins={"attn_q": "Q6_K"}, menus={"attn_": ["Q4_K", "Q8_0"]})
+    kept = dict.fromkeys(ARCH.quantizable, "Q4_K") | {Q: "Q6_K"}
+    assert found.broken_by(kept) == ""
+    assert found.broken_by(kept | {K: "Q3_K"}) == f"Q3_K is not on the menu of {K}"
+    assert found.broken_by(kept | {Q: "Q8_0"}) == f"{Q} is pinned to Q6_K"

@@ -44,13 +44,19 @@ def keeps(answer, pins, floors, menus, groups):
     return (
         all(answer[name] == q for pattern, q in pins.items() for name in matched(pattern))
         and all(bpw(name) >= qtype(q).bpw for pattern, q in floors.items() for name in matched(pattern))
-        and all(answer[name] in (*qs, "BF16") or name in pinned(pins, matched) for p, qs in menus.items() for name in matched(p))
+        and all(
+            answer[name] in (*qs, "BF16") or name in pinned(pins, groups, matched) for p, qs in menus.items() for name in matched(p)
+        )
         and all(len({answer[name] for name in matched(pattern)}) == 1 for pattern in groups)
     )
 
 
-def pinned(pins, matched):
-    return {name for pattern in pins for name in matched(pattern)}
+def pinned(pins, groups, matched):
+    """The tensors that a pin holds for, itself or through the one set of tensors that share a type."""
+    names = {name for pattern in pins for name in matched(pattern)}
+    for members in map(matched, groups):
+        names |= set(members) if names.intersection(members) else set()
+    return names
 
 
 @settings(max_examples=200, deadline=None)
