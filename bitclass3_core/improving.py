@@ -22,7 +22,8 @@ def fill(tables: Tables, picks: Ints) -> Ints:
             fits &= gpu_grown <= tables.gpu_budget - tables.gpu_bytes_of(picks)
         if not fits.any():
             return picks
-        rate = np.where(fits, saved, 0.0) / np.where(fits, grown, 1)
+        # never one that does not fit, even where the rates of those that do underflow to nothing
+        rate = np.where(fits, np.where(fits, saved, 0.0) / np.where(fits, grown, 1), -np.inf)
         row, choice = np.unravel_index(int(rate.argmax()), rate.shape)
         picks[row] = choice
 

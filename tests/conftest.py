@@ -5,9 +5,14 @@ import signal
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from command import bitclass3
 
+# the same examples every time, so that a run tells of the change it is for; HYPOTHESIS_PROFILE=search looks for new ones
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", derandomize=False, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 BUILD_SECONDS = 40 * 60  # on two slow cores, with compilers that other tests slow down
 
 

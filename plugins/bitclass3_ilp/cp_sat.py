@@ -30,7 +30,7 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     extra = tables.costs - base[:, None]
     # a sum of differences, not a difference of sums: that can fall below the hint's own largest part, which then is left out
     worth = float(extra[np.arange(len(hint)), hint].sum())
-    if worth <= 0:
+    if worth < np.finfo(float).tiny * steps:  # nothing to gain that a float could tell, and no scale that is finite
         return Solved(hint, float(base.sum()), True)
     scale = steps / worth
     model, variables = _model(replace(tables, costs=extra), worth, scale, hint)
@@ -39,6 +39,8 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     solver.parameters.random_seed = SEED
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.relative_gap_limit = gap
+    # its own handler would stay: after a first solve Ctrl-C would end the process at once, without a word or a cleanup
+    solver.parameters.catch_sigint_signal = False
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Solved(hint, -np.inf, False)

@@ -1,7 +1,10 @@
 """The built-in solvers: never over budget, never worse than they claim, and the exact one exact on models of real size."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import product
 from time import monotonic
 
@@ -15,7 +18,7 @@ from pydantic import ValidationError
 
 from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.improving import best_effort, fill
-from bitclass3_core.multiple_choice import hull_steps, lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.multiple_choice import Tables, hull_steps, lagrangian_dual, reduced_costs, tables_of
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, undominated
 
 BPW = (1.5625, 1.75, 2.0625, 2.3125, 2.5625, 3.0625, 3.4375, 3.9, 4.25, 4.5, 5.0, 5.5, 6.5625, 8.5, 16.0)
@@ -193,6 +196,28 @@ def test_ilp_proves_large_problems(case):
     assert cost(problem, allocation) <= cost(problem, SOLVERS["lagrangian"](problem)) * (1 + 1e-12)
 
 
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+
+def test_cp_sat_leaves_ctrl_c_as_it_was():
+    tables = Tables(np.array([[1, 2], [1, 2]]), np.array([[2.0, 0.0], [3.0, 0.0]]), 3)
+    before = signal.getsignal(signal.SIGINT)
+    assert cp_sat.solve(tables, np.array([1, 0]), seconds=10.0).picks.tolist() == [0, 1]
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):  # the system's handler, which Python does not know of, would end the tests here
+        press_ctrl_c()
+
+
+@pytest.mark.parametrize("cost", [5e-324, 2.3e-313, 1e-300, 1e-200])
+def test_cp_sat_takes_costs_that_no_scale_makes_integers(cost):
+    tables = Tables(np.array([[1, 32], [1, 32]]), np.array([[cost, 0.0], [2 * cost, 0.0]]), 33)
+    solved = cp_sat.solve(tables, np.array([1, 0]), seconds=10.0)
+    assert solved.finished
+    assert solved.bound <= tables.costs[[0, 1], solved.picks].sum() <= 2 * cost
+
+
 def test_cp_sat_keeps_the_hint_where_its_worth_is_tiny_beside_the_total():
     # 1e-8 on top of 2.55: as a difference of sums it comes out smaller than the choice that it consists of
     groups = [[(7, 1e-8)], [(16, 1e-8), (93, 0.0)], [(80, 2.5545426320767706)], [(7, 1e-8), (62, 0.0)], [(99, 1e-8)]]
@@ -205,12 +230,12 @@ def test_cp_sat_keeps_the_hint_where_its_worth_is_tiny_beside_the_total():
     assert tables.cost_of(solved.picks) == pytest.approx(brute_force(problem), rel=1e-12)
 
 
-def rounded(seed, steps):
+def rounded(seed, steps, n_groups=300, seconds=2.0):
     """CP-SAT's own answer with costs rounded to ``steps``, against greedy: above 1 it is worse, whatever its status says."""
-    problem = heavy_tailed(seed, [256 * n for n in np.random.default_rng(seed).integers(1000, 90_000, 300)], sigma=3)
+    problem = heavy_tailed(seed, [256 * n for n in np.random.default_rng(seed).integers(1000, 90_000, n_groups)], sigma=3)
     tables = tables_of(problem)
     picks = bitclass3_greedy.climb(tables)
-    solved = cp_sat.solve(tables, picks, seconds=2.0, gap=1e-5, steps=steps)
+    solved = cp_sat.solve(tables, picks, seconds, gap=1e-5, steps=steps)
     assert tables.bytes_of(solved.picks) <= tables.budget
     return tables.cost_of(solved.picks) / tables.cost_of(picks), solved.bound / tables.cost_of(solved.picks)
 
@@ -220,7 +245,7 @@ def test_the_integer_costs_are_fine_enough():
 
 
 def test_coarse_integer_costs_would_be_worse_than_greedy():
-    found = [rounded(seed, 100) for seed in range(3)]
+    found = [rounded(seed, 100, n_groups=40, seconds=60.0) for seed in range(5)]
     assert max(ratio for ratio, _ in found) > 1
     # the bound still holds: it takes the rounding off
     assert all(bound <= 1 for _, bound in found)
@@ -277,6 +302,11 @@ def test_fill_and_swaps_only_improve():
     assert tables.cost_of(best) <= tables.cost_of(filled) <= tables.cost_of(dual.picks)
     assert max(tables.bytes_of(filled), tables.bytes_of(best)) <= tables.budget
     assert dual.bound <= tables.cost_of(best)
+
+
+def test_fill_ends_where_what_is_saved_underflows():
+    tables = Tables(np.array([[1, 32], [1, 99]]), np.array([[5e-324, 0.0], [1e-323, 0.0]]), 100)
+    assert fill(tables, np.array([0, 0])).tolist() == [0, 1]
 
 
 def test_reduced_costs_bound_every_answer_with_the_choice():
