@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out/tiny-qwen35
 # tests run side by side, a file at a time, each worker on cores of its own: make test WORKERS=0 for one after the other
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: run test fast lint format docs setup clean
 
