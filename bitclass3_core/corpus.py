@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -11,6 +12,7 @@ from bitclass3_core.errors import ModelFileError
 
 EVALUATION_SHARE = 0.5  # of the documents, by hash, where only one list of files is given
 MIN_DOCUMENT_CHARS = 4000  # plain text is cut at blank lines into documents of at least this many characters
+MAX_DOCUMENT_CHARS = 16_000  # where no blank line comes before, at the end of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class Corpus:
         return hashlib.sha256(" ".join(doc.sha256 for doc in documents).encode()).hexdigest()
 
 
+_BLANK_LINE, _LINE_END = re.compile(r"\n[ \t]*\n"), re.compile(r"\n")
+
+
 def document(text: str, domain: str) -> Document:
     """A document with its hash computed."""
     return Document(text, domain, hashlib.sha256(text.encode()).hexdigest())
@@ -70,11 +75,12 @@ def _from_json_lines(path: Path, text: str) -> list[Document]:
 
 
 def _from_plain_text(path: Path, text: str) -> list[Document]:
-    """Cut at blank lines, so that one big file can still be split by document."""
+    """Cut at blank lines (they may hold spaces), at the end of a line where none comes: one big file can still be split by document."""
     documents, begin = [], 0
     while begin < len(text):
-        cut = text.find("\n\n", begin + MIN_DOCUMENT_CHARS)
-        end = len(text) if cut < 0 or len(text) - cut < MIN_DOCUMENT_CHARS else cut + 2
+        least, most = begin + MIN_DOCUMENT_CHARS, begin + MAX_DOCUMENT_CHARS
+        cut = _BLANK_LINE.search(text, least, most) or _LINE_END.search(text, least)
+        end = len(text) if cut is None or len(text) - cut.start() < MIN_DOCUMENT_CHARS else cut.end()
         if text[begin:end].strip():
             documents.append(document(text[begin:end], path.stem))
         begin = end

@@ -36,8 +36,21 @@ def test_plain_text_is_cut_at_blank_lines(tmp_path):
     assert all(doc.text.endswith("\n\n") and len(doc.text) >= MIN_DOCUMENT_CHARS for doc in documents)
 
 
-def test_text_without_blank_lines_is_one_document(tmp_path):
+def test_blank_lines_may_hold_spaces_as_in_wikitext(tmp_path):
+    text = ("x" * 2500 + " \n \n = Heading = \n\t\n") * 4
+    (tmp_path / "c.raw").write_bytes(text.replace("\n", "\r\n").encode())
+    documents = read_documents(tmp_path / "c.raw")
+    assert "".join(doc.text for doc in documents) == text
+    assert len(documents) == 2
+
+
+def test_text_without_blank_lines_is_cut_at_line_ends(tmp_path):
     (tmp_path / "c.txt").write_text("line\n" * 5000)
+    assert [len(doc.text) for doc in read_documents(tmp_path / "c.txt")] == [4005] * 5 + [4975]
+
+
+def test_text_without_lines_is_one_document(tmp_path):
+    (tmp_path / "c.txt").write_text("word " * 5000)
     assert len(read_documents(tmp_path / "c.txt")) == 1
 
 
