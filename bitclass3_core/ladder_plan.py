@@ -58,9 +58,13 @@ def _budget(pipeline: Pipeline, is_measured: bool) -> Budget | None:
 
 
 def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:
-    """The files that stay, and the largest level's candidates beside them: its variations, the stock mixes to choose from and beside it."""
+    """The files that stay, and the largest level's candidates beside them: its variations, the stock mixes to choose from and beside it.
+
+    A level whose size is not known yet counts as large as the source: none is larger.
+    """
     config, header = ladder.base.config, header_bytes(ladder.base.model)
-    sizes = [header + int(level.get("bytes_of_tensors") or 0) for level in levels if "error" not in level]
+    largest = sum(info.source_bytes for info in ladder.base.model.tensors.values())
+    sizes = [header + int(level["bytes_of_tensors"] or largest) for level in levels if "error" not in level]
     n_candidates = (len(config.select.variations) + config.select.stock if config.select.enabled else 0) + (
         config.baseline.plugin != "none"
     )

@@ -245,6 +245,13 @@ def test_plan_knows_sizes_before_and_types_after(make, tmp_path):
     assert plan_of(make("6.0,170KB", "all"))["disk_bytes"] > after["disk_bytes"]
 
 
+def test_plan_takes_the_source_for_a_size_that_is_not_known(make):
+    unscored = plan_of(make("Q4_K_M", "shipped", "select.enabled=false"))
+    source = sum(info.source_bytes for info in make("Q4_K_M").base.model.tensors.values())
+    assert unscored["levels"][0]["bytes_of_tensors"] is None
+    assert unscored["disk_bytes"] >= source
+
+
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
