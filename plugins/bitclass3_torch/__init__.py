@@ -30,7 +30,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_tokens: int = Field(32768, gt=0, description="evaluation tokens; the second half of each chunk is scored")
+    n_tokens: int = Field(32768, gt=0, description="evaluation tokens at the most; the second half of each chunk is scored")
     n_ctx: int = Field(512, gt=3, description="tokens a chunk")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field("auto", description="auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16")
@@ -91,7 +91,9 @@ def bitclass3_evaluate(
     """Mean KLD with its error, tails, same-top-1 and PPL of each candidate on ``corpus.evaluation``."""
     loaded = load_torch_model(reference, architecture, options.device, options.dtype)
     _check_candidates(loaded, reference, candidates, architecture)
-    chunks, domains = token_chunks(loaded.tokenizer, corpus.evaluation, options.n_tokens, options.n_ctx, "evaluation")
+    chunks, domains = token_chunks(loaded.tokenizer, corpus.evaluation, options.n_tokens, options.n_ctx, "evaluation", at_most=True)
+    if len(chunks) < options.n_tokens // options.n_ctx:  # hours of measuring must not end here: the figures carry their errors
+        progress.warn(f"the evaluation text has only {chunks.size:,} of the {options.n_tokens:,} tokens asked for; all are used")
     n_vocab: Any = loaded.net.config.get_text_config().vocab_size
     per_chunk = (options.n_ctx - options.n_ctx // 2) * n_vocab * 4
     group = max(1, (options.logits_mib << 20) // per_chunk)

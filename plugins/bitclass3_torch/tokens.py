@@ -11,11 +11,11 @@ from bitclass3_core.errors import ModelFileError
 
 
 def token_chunks(
-    tokenizer: Any, documents: Sequence[Document], n_tokens: int, n_ctx: int, what: str
+    tokenizer: Any, documents: Sequence[Document], n_tokens: int, n_ctx: int, what: str, at_most: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """(tokens, domain of each token), both [n_chunks, n_ctx]: the documents one after the other, ``n_tokens`` in all (whole chunks).
 
-    Raises ModelFileError if there is no text, or too little.
+    Raises ModelFileError if there is no text, or too little; with ``at_most`` one chunk is enough.
     """
     if not documents:
         raise ModelFileError(f"there is no {what} text; give files with --corpus and --eval-corpus, or in [corpus]")
@@ -30,6 +30,8 @@ def token_chunks(
         domains += [doc.domain] * len(ids)
         if len(tokens) >= n_chunks * n_ctx:
             break
+    if at_most:
+        n_chunks = max(1, min(n_chunks, len(tokens) // n_ctx))
     if len(tokens) < n_chunks * n_ctx:
         raise ModelFileError(
             f"the {what} text has {len(tokens):,} tokens, {n_chunks * n_ctx:,} are asked for; give more text or lower n_tokens"

@@ -120,3 +120,13 @@ def test_target_kld(released: Path, tmp_path: Path) -> None:
     both = bitclass3("run", *MODEL, *TEXT, *SMALL, "--out", out, "--target-kld", 0.03, "--select")
     assert both.code == 2
     assert "--target-kld and --select contradict each other" in both.error
+
+
+def test_the_example_has_text_enough(tmp_path: Path) -> None:
+    """All stages but those that take minutes, with the tokens that the example's file asks for."""
+    quick = ("--levels", "4.8", "--plugin", "uniform", "--menu", "k", "--baseline", "none", "--set", "select.variations={}")
+    done = bitclass3("ladder", ROOT / "examples" / "quickstart-ladder.toml", *quick, "--out", tmp_path / "out", timeout=1800)
+    assert done.code == 0, done.err
+    assert "tokens asked for" not in done.err
+    (made,) = entries(tmp_path / "out")
+    assert made["evaluation"]["n_tokens"] == 48 * 255  # what is scored of 48 chunks of 512
