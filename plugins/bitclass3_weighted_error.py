@@ -12,11 +12,12 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
@@ -24,6 +25,7 @@ from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, IndexArray, Model
 from bitclass3_core.qtypes import QType, activation_format, qtype
+from bitclass3_core.rounding_gains import load_gains
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
 
 _LARGE = 1 << 26  # weights above which Q8_0 takes Q6_K's place as the type that is measured on every row: six times as fast
@@ -44,6 +46,16 @@ class Options(BaseModel):
     activations: Literal["cpu", "gpu", "none"] = Field(
         "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
     )
+    rounding: dict[str, float] = Field(
+        default_factory=dict,
+        description="the *.rounding.json of an export with feedback: price each tensor with what that left of its error",
+    )
+
+    @field_validator("rounding", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        """A path becomes the shares by tensor: they, not the file's name, are what costs depend on."""
+        return {name: gain.left for name, gain in load_gains(Path(given)).items()} if isinstance(given, (str, Path)) else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +187,12 @@ def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
     return known.get(form, 0.0) if form else 0.0
 
 
+def _left(name: str, q: QType, options: Options) -> float:
+    """The share of the plain error that the exporter's rounding leaves. It is nearly the same for all types: the columns' correlation
+    decides, and not how far their values are rounded."""
+    return 1.0 if q.is_float else max(0.01, options.rounding.get(name, 1.0))
+
+
 def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
     """The cost, infinite where the kernel cannot put the tensor into the type."""
     try:
@@ -195,5 +213,12 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
             known = _known(model, name, weights)
             cells = {q: _unless_unusable(_sampled, model, name, q, weights, known, options) for q in qtypes}
         activation = sensitivity.tensors[name].activation
-        costs[name] = {q.name: replace(cell, cost=cell.cost + _rounding(activation, q, options)) for q, cell in cells.items()}
+        costs[name] = {
+            q.name: replace(
+                cell,
+                cost=_left(name, q, options) * cell.cost + _rounding(activation, q, options),
+                se=_left(name, q, options) * cell.se,
+            )
+            for q, cell in cells.items()
+        }
     return CostTable(costs, sensitivity.in_nats)

@@ -23,6 +23,7 @@ from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
 from bitclass3_core.recipes import nearest_ftype
+from bitclass3_core.rounding_gains import SUFFIX, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.rounded import RoundedTensors, kept_in, round_with_feedback
@@ -110,11 +111,12 @@ def bitclass3_export(
     options: Options,
     progress: Progress,
 ) -> list[Path]:
-    """Write ``out/stem.gguf``, rounded as the options say."""
+    """Write ``out/stem.gguf``, rounded as the options say; after feedback also what it gained, tensor by tensor."""
     if options.rounding == "plain" or allocation.solver == "stock":
         return write_file(model, allocation, sensitivity, out, stem, options, progress)
     rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
     round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
     files = write_file(model, allocation, sensitivity, out, stem, options, progress, rounded)
+    save_gains(out / f"{stem}{SUFFIX}", rounded.gains())
     rounded.clear()
-    return files
+    return [*files, out / f"{stem}{SUFFIX}"]

@@ -1,7 +1,7 @@
 """Tensors rounded with error feedback, one group of layers at a time, each kept on disk until the file is written."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.rounding_gains import RoundingGain, load_gains, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options
@@ -42,18 +43,28 @@ class RoundedTensors:
         """Where a tensor's bytes are kept."""
         return self.folder / f"{self.digest[:16]}-{name}.npy"
 
+    def gain_path(self, name: str) -> Path:
+        """Where it is kept what the rounding of a tensor gained."""
+        return self.folder / f"{self.digest[:16]}-{name}.json"
+
     def load(self, name: str) -> Bytes | None:
         """The tensor's bytes [n_rows, row bytes], if they are there."""
         return np.load(self.path(name), allow_pickle=False) if self.path(name).is_file() else None
 
-    def save(self, name: str, data: Bytes) -> None:
-        """Keep a tensor's bytes."""
+    def save(self, name: str, data: Bytes, gain: RoundingGain) -> None:
+        """Keep a tensor's bytes, and before them what was gained: where the bytes are, the tensor is done."""
+        save_gains(self.gain_path(name), {name: gain})
         with atomic_path(self.path(name)) as temporary, temporary.open("wb") as file:
             np.save(file, data, allow_pickle=False)
 
+    def gains(self) -> dict[str, RoundingGain]:
+        """What was gained with every tensor that is kept."""
+        paths = sorted(self.folder.glob(f"{self.digest[:16]}-*.json"))
+        return {name: gain for path in paths for name, gain in load_gains(path).items()}
+
     def clear(self) -> None:
         """Remove them, and the folder if nothing else is in it."""
-        for path in self.folder.glob(f"{self.digest[:16]}-*.npy"):
+        for path in self.folder.glob(f"{self.digest[:16]}-*"):
             path.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -74,22 +85,10 @@ def kept_in(
     return RoundedTensors(out / ".rounded", digest_of(parts))
 
 
-@dataclass(slots=True)
-class Report:
-    """What the feedback gained: each tensor's part of the divergence, plain and kept, summed relative to plain."""
-
-    n_tensors: int = 0
-    ratio_sum: float = 0.0
-
-    def add(self, plain: float, kept: float) -> None:
-        """One tensor more."""
-        self.n_tensors += 1
-        self.ratio_sum += kept / plain if plain > 0 else 1.0
-
-    def line(self) -> str:
-        """For the terminal."""
-        mean = self.ratio_sum / max(self.n_tensors, 1)
-        return f"error feedback: {self.n_tensors} tensors; their part of the KL divergence is {mean:.2f} of plain rounding's, in the mean"
+def gains_line(gains: Mapping[str, RoundingGain]) -> str:
+    """What the feedback gained, for the terminal."""
+    mean = sum(gain.left for gain in gains.values()) / max(1, len(gains))
+    return f"error feedback: {len(gains)} tensors; their part of the KL divergence is {mean:.2f} of plain rounding's, in the mean"
 
 
 def round_with_feedback(
@@ -119,11 +118,10 @@ def round_with_feedback(
     memory = int(options.memory_gib * 2**30)
     groups = moment_groups(loaded, wanted, memory, options.n_ctx)
     progress.begin("error feedback", len(groups) * len(chunks) + len(wanted))
-    report = Report()
 
     def round_one(found: tuple[str, "TensorMoments"]) -> None:
         name, moments = found
-        kept.save(name, _rounded(model, name, allocation.qtypes[name], sensitivity, moments, options, report))
+        kept.save(name, *_rounded(model, name, allocation.qtypes[name], sensitivity, moments, options))
         progress.advance()
 
     for group in groups:
@@ -136,8 +134,8 @@ def round_with_feedback(
             if (data := kept.load(name)) is not None:
                 loaded.set_weight(name, dequantize(data, qtype(allocation.qtypes[name])), architecture)
     progress.end()
-    if report.n_tensors:
-        progress.say(report.line())
+    if gains := kept.gains():
+        progress.say(gains_line(gains))
 
 
 def _in_threads(work: Callable[[_Item], None], items: Iterable[_Item], n_threads: int) -> None:
@@ -163,8 +161,8 @@ def _by_depth(model: Model, allocation: Allocation) -> list[str]:
 
 
 def _rounded(
-    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "TensorMoments", options: Options, report: Report
-) -> Bytes:
+    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "TensorMoments", options: Options
+) -> tuple[Bytes, RoundingGain]:
     """The tensor's bytes: of plain rounding, rows alone and rows together whatever moves the outputs least where they matter."""
     from bitclass3_gguf.feedback import Moments, round_rows, round_together
 
@@ -179,8 +177,8 @@ def _rounded(
         ]
         alone = np.concatenate([data for data, _, _ in parts])
         if moments.gradients is None or moments.judged_x is None or moments.judged_g is None:
-            report.add(sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts))
-            return alone
+            plain_error, kept_error = sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts)
+            return alone, RoundingGain(q.name, plain_error, kept_error, "rows alone")
         rows = model.read(name)
         choices = [quantize(rows, q, imatrix), alone]
         if has_codes(q):
@@ -190,8 +188,8 @@ def _rounded(
     except ValueError as error:
         raise ModelFileError(f'{name} cannot be rounded with feedback ({error}); use rounding = "plain"') from error
     costs = [_judged(dequantize(data, q) - rows, moments.judged_x, moments.judged_g) for data in choices]
-    report.add(costs[0], min(costs))
-    return choices[int(np.argmin(costs))]
+    best = int(np.argmin(costs))
+    return choices[best], RoundingGain(q.name, costs[0], costs[best], ("plain", "rows alone", "rows together")[best])
 
 
 def _judged(difference: FloatArray, x: "torch.Tensor", g: "torch.Tensor") -> float:

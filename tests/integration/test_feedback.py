@@ -9,6 +9,7 @@ import pytest
 from command import GGUF, TEXT, bitclass3, run
 
 from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.rounding_gains import load_gains
 
 pytestmark = pytest.mark.slow
 FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=4096"]
@@ -43,6 +44,11 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     assert {name: info.dtype for name, info in a.tensors.items()} == {name: info.dtype for name, info in b.tensors.items()}
     assert figures(out, "ours")["mean_kld"] < 0.9 * figures(plain, "ours")["mean_kld"]
     assert not (out / ".rounded").exists()
+    (gains,) = (load_gains(path) for path in out.glob("*.rounding.json"))
+    assert {name: gain.qtype for name, gain in gains.items()} == {name: b.tensors[name].dtype for name in gains}
+    assert len(gains) == 64
+    assert all(0 < gain.kept <= gain.plain for gain in gains.values())
+    assert {gain.rounding for gain in gains.values()} >= {"rows alone", "rows together"}
     assert (a.read_raw("token_embd.weight") != b.read_raw("token_embd.weight")).any()
 
 
@@ -67,6 +73,7 @@ def test_goes_on_with_the_tensors_that_are_done(plain: Path, tmp_path: Path) -> 
     done = run(out, *TARGET, *little)
     assert done.code == 0, done.err
     assert ours(out).read_bytes() == ours(whole).read_bytes()
+    assert len(load_gains(next(out.glob("*.rounding.json")))) == 64, "those of the first, broken-off run are among them"
 
 
 # The exporter itself, which dies at the sixth tensor that it keeps.
@@ -77,11 +84,11 @@ from bitclass3_core import hookimpl
 
 save, kept = rounded.RoundedTensors.save, []
 
-def dying(self, name, data):
+def dying(self, name, *data):
     if len(kept) == 5:
         os._exit(9)
     kept.append(name)
-    save(self, name, data)
+    save(self, name, *data)
 
 rounded.RoundedTensors.save = dying
 

@@ -8,9 +8,10 @@ from bitclass3_weighted_error import Options
 from gguf_files import MemoryModel, heavy_tailed, matrices, memory_model
 
 from bitclass3_core.checks import check_sensitivity
-from bitclass3_core.errors import UnusableTypeError
+from bitclass3_core.errors import ConfigError, UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.qtypes import menu, qtype
+from bitclass3_core.rounding_gains import RoundingGain, save_gains
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
 Q, EXPERTS = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"
@@ -193,6 +194,34 @@ def test_slabs_change_nothing(monkeypatch):
     assert {q: c.cost for q, c in measure(model, tensors).costs[name].items()} == pytest.approx(
         {q: c.cost for q, c in whole.items()}
     )
+
+
+def test_what_the_rounding_leaves_is_what_a_tensor_costs(tmp_path):
+    model = memory_model(blk__0__attn_q=(16, 512), blk__0__attn_k=(16, 512))
+    known = TensorSensitivity(Powers(gamma(512), gamma(16)), activation={"Q8_K": 0.125})
+    tensors = {Q: known, Q.replace("_q", "_k"): known}
+    gains = {Q: RoundingGain("Q4_K", 0.5, 0.125, "rows together")}
+    save_gains(tmp_path / "m.rounding.json", gains)
+    types = menu(["Q3_K", "Q4_K", "F16"])
+    plain, priced = measure(model, tensors, types), measure(model, tensors, types, rounding=tmp_path / "m.rounding.json")
+    for q in ("Q3_K", "Q4_K"):
+        assert priced.costs[Q][q].cost - 0.125 == pytest.approx((plain.costs[Q][q].cost - 0.125) / 4)
+    assert priced.costs[Q]["F16"] == plain.costs[Q]["F16"]
+    assert priced.costs[Q.replace("_q", "_k")] == plain.costs[Q.replace("_q", "_k")]
+    assert Options(rounding=str(tmp_path / "m.rounding.json")).model_dump()["rounding"] == {Q: 0.25}
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"tensors": 1}', '{"tensors": {"a": {"qtype": "Q4_K"}}}', "\0"])
+def test_file_that_holds_no_gains(tmp_path, content):
+    path = tmp_path / "x.rounding.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="do not exist; an export with" if content is None else "is no file of rounding gains"):
+        Options(rounding=path)
+
+
+def test_gains_are_shares():
+    assert [RoundingGain("Q4_K", *errors, "plain").left for errors in ((2.0, 1.0), (0.0, 0.0), (1.0, 3.0))] == [0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("options", [{"relative_error": -1}, {"relative_error": 2}, {"min_rows": 1}, {"seeds": 1}])
