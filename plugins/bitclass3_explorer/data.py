@@ -51,6 +51,7 @@ def explorer_data(run: Run, compared: Sequence[Candidate]) -> dict[str, Any]:
             if name not in run.architecture.quantizable
         ],
         "problem": _problem(run.problem, _names(tensors), names),
+        "gpu_budget": run.problem is not None and run.problem.gpu_budget_bytes is not None,
         "candidates": [
             _candidate(candidate, best, run, names) for candidate, best in zip(candidates, on_front(candidates), strict=True)
         ],
@@ -81,7 +82,8 @@ def _costs(run: Run, tensor: str, names: Sequence[str]) -> dict[int, float]:
 
 
 def _problem(problem: Problem | None, tensors: Mapping[str, int], names: Sequence[str]) -> dict[str, Any] | None:
-    if problem is None:
+    """The problem that the page's slider solves; None where there is none, or two budgets, of which it knows one."""
+    if problem is None or problem.gpu_budget_bytes is not None:
         return None
     groups = [
         {

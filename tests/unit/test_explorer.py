@@ -229,6 +229,15 @@ def test_copy_and_save(page: Page, tmp_path: Path) -> None:
     assert download.value.path().read_text() == page.get_by_label("Lines of the recipe").input_value()
 
 
+def test_two_budgets_are_left_to_the_command(page: Page, tmp_path: Path) -> None:
+    run = make_run()
+    assert run.problem is not None
+    opened(page, replace(run, problem=replace(run.problem, gpu_budget_bytes=run.problem.budget_bytes // 2)), tmp_path)
+    assert not page.locator("#solver").is_visible()
+    assert "the GPU has a budget of its own" in page.locator("#about").inner_text()
+    assert "=q4_k" in page.get_by_label("Lines of the recipe").input_value()
+
+
 def test_hostile_names_are_text(page: Page, tmp_path: Path) -> None:
     evil = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
     seen = opened(page, make_run(name=evil), tmp_path)

@@ -176,7 +176,8 @@ function listen() {
 
 get("about").textContent =
   `${data.arch || "unknown"} architecture, ${number(data.n_params / 1e6)} million weights, ${data.tensors.length} quantizable tensors; ` +
-  `source ${data.source.file}, ${data.source.bpw.toFixed(2)} bpw`;
+  `source ${data.source.file}, ${data.source.bpw.toFixed(2)} bpw` +
+  (data.gpu_budget ? "; the GPU has a budget of its own: another size is solved by the command alone" : "");
 listAllocations();
 listen();
 showFiles();

@@ -58,7 +58,7 @@ function fill(groups, budget, picks) {
       choices.forEach((choice, k) => {
         const bytes = choice.bytes - now.bytes;
         const rate = (now.cost - choice.cost) / bytes;
-        if (bytes > 0 && bytes <= room && rate > 0 && (best === null || rate > best.rate)) best = { row, k, bytes, rate };
+        if (bytes > 0 && bytes <= room && now.cost > choice.cost && (best === null || rate > best.rate)) best = { row, k, bytes, rate };
       });
     });
     if (best === null) return picks;
