@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
-from bitclass3_core.gpu_split import gpu_bytes
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
 from bitclass3_core.limits import Limits, binding, limits_of
 from bitclass3_core.measuring import wanted_cells
@@ -117,7 +116,7 @@ def possible_bytes(model: Model, architecture: Architecture, qtypes: tuple[QType
         shared = sorted(_shared(model, architecture, limits, names, wanted, {}), key=lambda q: qtype(q).bpw)
         smallest.update(dict.fromkeys(names, shared[0]))
         largest.update(dict.fromkeys(names, shared[-1]))
-    on_gpu = gpu_bytes(model, limits.gpu, smallest) if limits.gpu else 0
+    on_gpu = limits.gpu.bytes_of(model, smallest) if limits.gpu else 0
     return Possible(data_bytes(model, smallest), data_bytes(model, largest), on_gpu)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.gpu_split import gpu_bytes
 from bitclass3_core.layout import Budget
 from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture, Model
@@ -107,21 +106,10 @@ def check_allocation(
     for name, q in answer.qtypes.items():
         if not model.tensors[name].accepts(qtype(q)):
             raise ContractError(f"plugin {plugin!r} gave {name} {q}, which its rows of {model.tensors[name].n_in} cannot hold")
-        if limits.pins.get(name, q) != q:
-            raise ContractError(f"plugin {plugin!r} gave {name} {q}, but it is pinned to {limits.pins[name]}")
-        if name in limits.floors and qtype(q).bpw < limits.floors[name].bpw and q != model.tensors[name].dtype:
-            raise ContractError(f"plugin {plugin!r} gave {name} {q}, but its floor is {limits.floors[name].name}")
-    for names in limits.groups:
-        if len({answer.qtypes[name] for name in names}) > 1:
-            raise ContractError(f"plugin {plugin!r} gave different types to {_listed(names)}, which share one")
     if budget_bytes is not None and n_bytes > budget_bytes:
         raise ContractError(f"plugin {plugin!r} answered {n_bytes:,} bytes, the budget is {budget_bytes:,}")
-    if limits.gpu is not None:
-        on_gpu = gpu_bytes(model, limits.gpu, answer.qtypes)
-        if on_gpu > limits.gpu.budget_bytes:
-            raise ContractError(
-                f"plugin {plugin!r} answered {on_gpu:,} bytes on the GPU, its budget is {limits.gpu.budget_bytes:,}; use ilp, lagrangian or greedy"
-            )
+    if broken := limits.broken_by(model, answer.qtypes):
+        raise ContractError(f"plugin {plugin!r} {broken}")
 
 
 def check_evaluations(answer: list[Evaluation], candidates: list[str], plugin: str) -> None:

@@ -1,15 +1,14 @@
 """A model split between the GPU and the CPU's memory: what lies where in llama.cpp, and the -ot argument that puts it there."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.files import write_text
 from bitclass3_core.layout import parse_size
 from bitclass3_core.limits import Gpu
-from bitclass3_core.model import Model, padded
-from bitclass3_core.qtypes import qtype
+from bitclass3_core.model import Model
 from bitclass3_core.rules import compiled
 
 # everything but experts: what llama.cpp's --cpu-moe leaves on the GPU (common.h, llm_ffn_exps_cpu_override)
@@ -42,12 +41,6 @@ def gpu_of(model: Model, budget: str | int | None, patterns: Sequence[str]) -> G
 def input_layer(model: Model) -> frozenset[str]:
     """The tensors that stay in the CPU's memory whatever is asked; a tied embedding is not among them."""
     return _INPUT - ({"token_embd.weight"} if "output.weight" not in model.tensors else set())
-
-
-def gpu_bytes(model: Model, gpu: Gpu, qtypes: Mapping[str, str]) -> int:
-    """Bytes on the GPU with these types, as they lie in the file; a tensor without one keeps its source type."""
-    infos = (model.tensors[name] for name in gpu.tensors)
-    return sum(padded(info.n_bytes(qtype(qtypes.get(info.name, info.dtype)))) for info in infos)
 
 
 def override_name(stem: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.model import Model
+from bitclass3_core.model import Model, padded
 from bitclass3_core.qtypes import QType, qtype
 from bitclass3_core.rules import Rule, require_fit
 
@@ -16,6 +16,11 @@ class Gpu:
     tensors: frozenset[str]
     budget_bytes: int
     label: str = ""
+
+    def bytes_of(self, model: Model, qtypes: Mapping[str, str]) -> int:
+        """Bytes on the GPU with these types, as they lie in the file; a tensor without one keeps its source type."""
+        infos = (model.tensors[name] for name in self.tensors)
+        return sum(padded(info.n_bytes(qtype(qtypes.get(info.name, info.dtype)))) for info in infos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +43,26 @@ class Limits:
         grouped = {name for group in self.groups for name in group}
         return sorted([*self.groups, *((name,) for name in names if name not in grouped)])
 
-    def broken_by(self, qtypes: Mapping[str, str]) -> str:
-        """Which constraint an allocation does not keep, in words; empty if it keeps all (a budget of the GPU left aside)."""
-        for name, pin in self.pins.items():
-            if qtypes[name] != pin:
-                return f"{name} is pinned to {pin}"
-        for name, floor in self.floors.items():
-            if qtype(qtypes[name]).bpw < floor.bpw:
-                return f"{name} is to be {floor.name} at least"
-        for name, offered in self.menus.items():
-            if name not in self.pins and qtype(qtypes[name]) not in offered:  # a pin need not be on the menu
-                return f"{qtypes[name]} is not on the menu of {name}"
+    def broken_by(self, model: Model, qtypes: Mapping[str, str]) -> str:
+        """Which constraint an allocation does not keep, in words that follow its name; empty if it keeps all.
+
+        A tensor that keeps its source's type is above any floor and on any menu; so is a pin, and a floor whatever the menu.
+        """
+        for name, q in qtypes.items():
+            if name in self.pins and q != self.pins[name]:
+                return f"gave {name} {q}, but it is pinned to {self.pins[name]}"
+            if name in self.pins or q == model.tensors[name].dtype:
+                continue
+            floor = self.floors.get(name)
+            if floor is not None and qtype(q).bpw < floor.bpw:
+                return f"gave {name} {q}, but its floor is {floor.name}"
+            if qtype(q) not in (*self.menus.get(name, (qtype(q),)), floor):
+                return f"gave {name} {q}, which is not on its menu"
         for group in self.groups:
             if len({qtypes[name] for name in group}) > 1:
-                return f"{' and '.join(group)} share a type"
+                return f"gave different types to {' and '.join(group)}, which share one"
+        if self.gpu is not None and (on_gpu := self.gpu.bytes_of(model, qtypes)) > self.gpu.budget_bytes:
+            return f"answered {on_gpu:,} bytes on the GPU, its budget is {self.gpu.budget_bytes:,}; use ilp, lagrangian or greedy"
         return ""
 
     def described(self) -> list[str]:

@@ -18,7 +18,7 @@ from bitclass3_core.estimating import sensitivity_of, why_estimate
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, human_bytes, sha256_file
 from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gpu_split import gpu_bytes, gpu_of
+from bitclass3_core.gpu_split import gpu_of
 from bitclass3_core.kernels import library
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
 from bitclass3_core.limits import Limits, limits_of
@@ -221,7 +221,7 @@ class Pipeline:
         tail = f"; bound {proof.bound:.6g}, gap {proof.gap:.2e}, {'optimal' if proof.optimal else 'not proven'}" if proof else ""
         predicted = self.costs.total(answer.qtypes)
         cost = f"cost {predicted:.6g}" + (" nats/token" if self.costs.in_nats else "") if predicted is not None else "cost unknown"
-        on_gpu = self.limits.gpu and f"; {human_bytes(gpu_bytes(self.model, self.limits.gpu, answer.qtypes))} on the GPU"
+        on_gpu = self.limits.gpu and f"; {human_bytes(self.limits.gpu.bytes_of(self.model, answer.qtypes))} on the GPU"
         self.progress.say(f"solve: {name} in {self.timings['solve']:.2f} s, {cost}{tail}{on_gpu or ''}")
         for remark in answer.remarks:
             self.warn(remark)

@@ -88,8 +88,8 @@ def _stock(pipeline: "Pipeline") -> list[Offer]:
     except InfeasibleError as error:
         pipeline.progress.say(f"select: no stock mix: {error}")
         return []
-    if broken := pipeline.limits.broken_by(mix.qtypes):
-        pipeline.progress.say(f"select: {mix.note} is no candidate: {broken}")
+    if broken := pipeline.limits.broken_by(pipeline.model, mix.qtypes):
+        pipeline.progress.say(f"select: {mix.note} is no candidate, it {broken}")
         return []
     planned = MadeFile.planned(f"{pipeline.model.name}-{named(mix)}", "stock", mix, pipeline.model)
     return [Offer(planned, mix.note, pipeline)]

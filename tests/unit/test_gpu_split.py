@@ -6,7 +6,7 @@ import pytest
 from gguf_files import memory_model
 
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.gpu_split import gpu_bytes, gpu_of, override_argument, write_override
+from bitclass3_core.gpu_split import gpu_of, override_argument, write_override
 
 MOE = memory_model(
     token_embd=(64, 256),
@@ -59,7 +59,7 @@ def test_the_argument_sends_all_others_to_the_cpu(patterns):
 
 def test_bytes_on_the_gpu_are_those_of_the_file():
     gpu = gpu_of(MOE, "1MiB", ["attn_q", "output_norm"])
-    assert gpu_bytes(MOE, gpu, {"blk.0.attn_q.weight": "Q4_K"}) == 32 * 144 + 32 * 512 + 512
+    assert gpu.bytes_of(MOE, {"blk.0.attn_q.weight": "Q4_K"}) == 32 * 144 + 32 * 512 + 512
 
 
 def test_the_file_beside_the_gguf(tmp_path):

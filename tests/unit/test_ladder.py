@@ -18,6 +18,7 @@ from bitclass3_core.ladder_plan import plan_of
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
+from bitclass3_core.qtypes import qtype
 
 LEVELS = "Q8_0,6.0,Q3_K_S,170KB"
 MENU = ["Q2_K", "Q4_K", "Q6_K", "Q8_0"]
@@ -207,6 +208,17 @@ def test_variation_that_wins_ships_under_our_name(make, tmp_path):
 
 def test_stock_mix_that_breaks_a_pin_is_no_candidate(make):
     run = make("4.8", "shipped", 'qtypes.pins={"output\\\\.weight" = "Q8_0"}', "evaluate.options.favour=stock").run()
+    assert [contender.how for contender in run.selections["model-4.80bpw"].contenders] == ["ours"]
+
+
+def test_stock_mix_that_the_gpu_cannot_hold_is_no_candidate(make):
+    free = make("4.8", "shipped", "select.variations={}").run().selections["model-4.80bpw"]
+    assert [contender.how[:5] for contender in free.contenders] == ["ours", "stock"]
+    base = make("4.8").base
+    largest = max(base.architecture.quantizable, key=lambda name: base.model.tensors[name].n_params)
+    least = base.model.tensors[largest].n_bytes(qtype("Q3_K"))
+    split = (f"gpu.budget={least}", f'gpu.tensors=["{largest}"]', "select.variations={}")
+    run = make("4.8", "shipped", *split).run()
     assert [contender.how for contender in run.selections["model-4.80bpw"].contenders] == ["ours"]
 
 

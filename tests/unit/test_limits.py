@@ -272,6 +272,15 @@ def test_a_solver_that_knows_of_no_second_budget():
 def test_a_pin_need_not_be_on_the_menu():
     found = limits(pins={"attn_q": "Q6_K"}, menus={"attn_": ["Q4_K", "Q8_0"]})
     kept = dict.fromkeys(ARCH.quantizable, "Q4_K") | {Q: "Q6_K"}
-    assert found.broken_by(kept) == ""
-    assert found.broken_by(kept | {K: "Q3_K"}) == f"Q3_K is not on the menu of {K}"
-    assert found.broken_by(kept | {Q: "Q8_0"}) == f"{Q} is pinned to Q6_K"
+    assert found.broken_by(MODEL, kept) == ""
+    assert found.broken_by(MODEL, kept | {K: "BF16"}) == "", "the source's own type is on every menu"
+    assert found.broken_by(MODEL, kept | {K: "Q3_K"}) == f"gave {K} Q3_K, which is not on its menu"
+    assert found.broken_by(MODEL, kept | {Q: "Q8_0"}) == f"gave {Q} Q8_0, but it is pinned to Q6_K"
+
+
+def test_a_floor_need_not_be_on_the_menu():
+    found = limits(floors={"attn_q": "Q5_0"}, menus={"attn_": ["Q4_K", "Q8_0"]})
+    kept = dict.fromkeys(ARCH.quantizable, "Q4_K") | {Q: "Q5_0"}
+    assert found.broken_by(MODEL, kept) == ""
+    assert found.broken_by(MODEL, kept | {Q: "Q4_K"}) == f"gave {Q} Q4_K, but its floor is Q5_0"
+    assert found.broken_by(MODEL, kept | {Q: "Q6_K"}) == f"gave {Q} Q6_K, which is not on its menu"
