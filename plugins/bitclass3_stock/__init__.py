@@ -13,12 +13,9 @@ from bitclass3_core.qtypes import qtype
 from bitclass3_stock.choice import stock_qtypes
 from bitclass3_stock.mixes import MIXES
 
-__all__ = ["LEGACY_FTYPES", "STOCK_FTYPES", "StockOptions", "bitclass3_solve", "stock_qtypes"]
+__all__ = ["STOCK_FTYPES", "StockOptions", "bitclass3_solve", "stock_qtypes"]
 
 STOCK_FTYPES = tuple(MIXES)
-# one format for all weights, kept in llama.cpp for old files and slow machines: smaller K and IQ mixes diverge less. Who asks for one by
-# name gets it, but to be better than they are proves nothing
-LEGACY_FTYPES = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"})
 
 
 class StockOptions(BaseModel):
@@ -26,9 +23,7 @@ class StockOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ftype: str | None = Field(
-        None, description="a mix such as Q4_K_M; unset: the largest that fits the budget, but for legacy ones"
-    )
+    ftype: str | None = Field(None, description="a mix such as Q4_K_M; unset: the largest one that fits the budget")
     at_least: bool = Field(False, description="without ftype: the smallest mix that is no smaller than the budget, to compare with")
 
 
@@ -36,13 +31,13 @@ class StockOptions(BaseModel):
 def bitclass3_solve(problem: Problem, model: Model, architecture: Architecture, options: StockOptions) -> Allocation:
     """The named mix whatever it weighs, or the largest mix that fits the budget. Raises InfeasibleError if none fits.
 
-    With ``at_least`` the smallest mix that is no smaller than the budget. Legacy mixes (``LEGACY_FTYPES``) are taken by name alone.
+    With ``at_least`` the smallest mix that is no smaller than the budget.
     """
     if options.ftype is not None:
         ftype = options.ftype.upper()
         qtypes = stock_qtypes(model, architecture.quantizable, ftype)
     else:
-        mixes = {name: stock_qtypes(model, architecture.quantizable, name) for name in STOCK_FTYPES if name not in LEGACY_FTYPES}
+        mixes = {name: stock_qtypes(model, architecture.quantizable, name) for name in STOCK_FTYPES}
         sizes = {name: _quantized_bytes(model, mix) for name, mix in mixes.items()}
         ftype = (_smallest_reaching if options.at_least else _largest_fitting)(sizes, problem.budget_bytes)
         qtypes = mixes[ftype]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bitclass3_stock import LEGACY_FTYPES, STOCK_FTYPES, StockOptions, bitclass3_solve, stock_qtypes
+from bitclass3_stock import STOCK_FTYPES, StockOptions, bitclass3_solve, stock_qtypes
 from pydantic import ValidationError
 from stock_models import fake, llama
 
@@ -103,22 +103,12 @@ def test_solver_takes_the_named_mix_in_any_case():
 
 def test_solver_takes_the_largest_mix_that_fits():
     model = llama(4)
-    published = [ftype for ftype in STOCK_FTYPES if ftype not in LEGACY_FTYPES]
-    sizes = {ftype: size(model, stock_qtypes(model, model.names, ftype)) for ftype in published}
+    sizes = {ftype: size(model, stock_qtypes(model, model.names, ftype)) for ftype in STOCK_FTYPES}
     budget = sizes["Q4_K_M"]
     assert solve(model, budget).options == {"ftype": "Q4_K_M"}
     below = solve(model, budget - 1)
     assert size(model, below.qtypes) == max(n for n in sizes.values() if n < budget)
     assert solve(model, 10**12).options == {"ftype": "Q8_0"}
-
-
-def test_a_legacy_mix_is_taken_by_name_alone():
-    model = llama(4)
-    for ftype in LEGACY_FTYPES:
-        budget = size(model, stock_qtypes(model, model.names, ftype))
-        assert solve(model, budget, ftype=ftype).options == {"ftype": ftype}
-        assert solve(model, budget).options["ftype"] not in LEGACY_FTYPES
-        assert solve(model, budget, at_least=True).options["ftype"] not in LEGACY_FTYPES
 
 
 def test_solver_without_a_fitting_mix_names_the_smallest():
