@@ -58,9 +58,9 @@ class Limits:
                 return f"gave {name} {q}, but its floor is {floor.name}"
             if qtype(q) not in (*self.menus.get(name, (qtype(q),)), floor):
                 return f"gave {name} {q}, which is not on its menu"
-        for group in self.groups:
-            if len({qtypes[name] for name in group}) > 1:
-                return f"gave different types to {' and '.join(group)}, which share one"
+        for first, *others in self.groups:
+            if other := next((name for name in others if qtypes[name] != qtypes[first]), None):
+                return f"gave different types to {first} and {other}, which share one"
         if self.gpu is not None and (on_gpu := self.gpu.bytes_of(model, qtypes)) > self.gpu.budget_bytes:
             return f"answered {on_gpu:,} bytes on the GPU, its budget is {self.gpu.budget_bytes:,}; use ilp, lagrangian or greedy"
         return ""
