@@ -1,18 +1,19 @@
 """Ours against stock mixes on the example model, at 3.6, 4.8 and 5.4 bpw: two estimators, files of equal size, one evaluation text.
 
 For each level the K or IQ mix of llama.cpp nearest to it in bpw sets the size in bytes; `kl-hessian` + `ilp` (rounded plainly, with error
-feedback, and solved again with what that left of each tensor's error) and `hessian-diag` + `ilp` get that budget. Both are also solved at the level's own bpw. Prints Markdown tables; a second call uses
-everything measured again.
+feedback, and solved again with what that left of each tensor's error) and `hessian-diag` + `ilp` get that budget. Both are also solved at
+the level's own bpw. Prints Markdown tables; a second call uses everything measured again.
 
 usage: python benchmarks/example_quality.py [OUT_DIR]
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from bitclass3_core.rounding_gains import SUFFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (3.6, 4.8, 5.4)
@@ -49,21 +50,12 @@ def nearest_mixes() -> dict[float, str]:
     return {level: min(sizes, key=lambda ftype: abs(sizes[ftype] - level)) for level in LEVELS}
 
 
-def run(out: Path, estimator: str, *target: object, rounding: str = "plain") -> dict[str, Any]:
-    """One run; returns its candidates and paired differences."""
-    folder = out / (estimator if rounding == "plain" else f"{estimator}-{rounding}")
+def run(out: Path, estimator: str, *target: object, rounding: str = "plain", gains: Path | None = None) -> dict[str, Any]:
+    """One run; returns its candidates and paired differences. With ``gains`` of an earlier feedback, the costs count on them."""
+    parts = [estimator, *([rounding] if rounding != "plain" else []), *(["priced"] if gains else [])]
     how = ["--set", f"export.options.gguf.rounding={rounding}"]
-    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, *target, *how, "--out", folder)
-
-
-def priced(out: Path, estimator: str, ftype: str, better: dict[str, Any]) -> dict[str, Any]:
-    """A run with feedback whose costs count on what the feedback of an earlier run gained."""
-    earlier, folder = out / f"{estimator}-feedback", out / f"{estimator}-feedback-priced"
-    if not folder.exists():
-        shutil.copytree(earlier, folder)  # with its sensitivity
-    gains = Path(better["candidates"][0]["file"]).with_suffix(".rounding.json")
-    how = ["--set", "export.options.gguf.rounding=feedback", "--set", f"measure.options.rounding={gains}"]
-    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, "--match-stock", ftype, *how, "--out", folder)
+    how += ["--set", f"measure.options.rounding={gains}"] if gains else []
+    return bitclass3("run", "examples/quickstart.toml", "--plugin", estimator, *target, *how, "--out", out / "-".join(parts))
 
 
 def row(label: str, candidate: dict[str, Any], difference: dict[str, float] | None) -> str:
@@ -86,7 +78,8 @@ def table(level: float, ftype: str, out: Path) -> list[str]:
         if estimator == ESTIMATORS[0]:
             lines.append(row(f"stock {ftype}", stock, None))
             better = run(out, estimator, "--match-stock", ftype, rounding="feedback")
-            again = priced(out, estimator, ftype, better)
+            gains = Path(better["candidates"][0]["file"]).with_suffix(SUFFIX)
+            again = run(out, estimator, "--match-stock", ftype, rounding="feedback", gains=gains)
             for label, found in (("feedback", better), ("feedback, priced by its gains", again)):
                 difference = found["paired_differences"].get(found["candidates"][1]["name"])
                 lines.append(row(f"{estimator} + ilp + {label}, same bytes", found["candidates"][0], difference))

@@ -109,7 +109,7 @@ def check_allocation(
     if budget_bytes is not None and n_bytes > budget_bytes:
         raise ContractError(f"plugin {plugin!r} answered {n_bytes:,} bytes, the budget is {budget_bytes:,}")
     if broken := limits.broken_by(model, answer.qtypes):
-        raise ContractError(f"plugin {plugin!r} {broken}")
+        raise ContractError(f"plugin {plugin!r} {broken}; use ilp, lagrangian or greedy")
 
 
 def check_evaluations(answer: list[Evaluation], candidates: list[str], plugin: str) -> None:

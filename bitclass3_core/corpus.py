@@ -13,6 +13,7 @@ from bitclass3_core.errors import ModelFileError
 EVALUATION_SHARE = 0.5  # of the documents, by hash, where only one list of files is given
 MIN_DOCUMENT_CHARS = 4000  # plain text is cut at blank lines into documents of at least this many characters
 MAX_DOCUMENT_CHARS = 16_000  # where no blank line comes before, at the end of a line
+_BLANK_LINE, _LINE_END = re.compile(r"\n[ \t]*\n"), re.compile(r"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,6 @@ class Corpus:
     def fingerprint(documents: Iterable[Document]) -> str:
         """Hash over the documents' hashes, in order."""
         return hashlib.sha256(" ".join(doc.sha256 for doc in documents).encode()).hexdigest()
-
-
-_BLANK_LINE, _LINE_END = re.compile(r"\n[ \t]*\n"), re.compile(r"\n")
 
 
 def document(text: str, domain: str) -> Document:

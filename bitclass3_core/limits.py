@@ -62,7 +62,7 @@ class Limits:
             if other := next((name for name in others if qtypes[name] != qtypes[first]), None):
                 return f"gave different types to {first} and {other}, which share one"
         if self.gpu is not None and (on_gpu := self.gpu.bytes_of(model, qtypes)) > self.gpu.budget_bytes:
-            return f"answered {on_gpu:,} bytes on the GPU, its budget is {self.gpu.budget_bytes:,}; use ilp, lagrangian or greedy"
+            return f"answered {on_gpu:,} bytes on the GPU, its budget is {self.gpu.budget_bytes:,}"
         return ""
 
     def described(self) -> list[str]:

@@ -12,6 +12,7 @@ from bitclass3_core.errors import ConfigError
 from bitclass3_core.files import write_json
 
 SUFFIX = ".rounding.json"
+LEAST = 0.01  # share of an error that is left at least: the tokens that judged it were few
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class RoundingGain:
 
     @property
     def left(self) -> float:
-        """Share of plain rounding's error that is left, 0 to 1."""
-        return min(1.0, max(0.0, self.kept / self.plain)) if self.plain > 0 else 1.0
+        """Share of plain rounding's error that is left, at most 1; never 0, which would make every type free."""
+        return min(1.0, max(LEAST, self.kept / self.plain)) if self.plain > 0 else 1.0
 
 
 def save_gains(path: Path, gains: Mapping[str, RoundingGain]) -> None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Options(BaseModel):
     activations: Literal["cpu", "gpu", "none"] = Field(
         "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
     )
-    rounding: dict[str, float] = Field(
+    rounding: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
         description="the *.rounding.json of an export with feedback: price each tensor with what that left of its error",
     )
@@ -187,10 +187,10 @@ def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
     return known.get(form, 0.0) if form else 0.0
 
 
-def _left(name: str, q: QType, options: Options) -> float:
-    """The share of the plain error that the exporter's rounding leaves. It is nearly the same for all types: the columns' correlation
-    decides, and not how far their values are rounded."""
-    return 1.0 if q.is_float else max(0.01, options.rounding.get(name, 1.0))
+def _priced(cell: Cost, name: str, q: QType, activation: Mapping[str, float], options: Options) -> Cost:
+    """The cell with what the exporter's rounding leaves of it, taken to be the same share for all types, and the rounding of the inputs."""
+    left = 1.0 if q.is_float else options.rounding.get(name, 1.0)
+    return replace(cell, cost=left * cell.cost + _rounding(activation, q, options), se=left * cell.se)
 
 
 def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
@@ -213,12 +213,5 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
             known = _known(model, name, weights)
             cells = {q: _unless_unusable(_sampled, model, name, q, weights, known, options) for q in qtypes}
         activation = sensitivity.tensors[name].activation
-        costs[name] = {
-            q.name: replace(
-                cell,
-                cost=_left(name, q, options) * cell.cost + _rounding(activation, q, options),
-                se=_left(name, q, options) * cell.se,
-            )
-            for q, cell in cells.items()
-        }
+        costs[name] = {q.name: _priced(cell, name, q, activation, options) for q, cell in cells.items()}
     return CostTable(costs, sensitivity.in_nats)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from itertools import product
-from time import monotonic
 
 import bitclass3_greedy
 import bitclass3_ilp
@@ -262,7 +261,7 @@ def test_a_gap_that_is_good_enough_ends_the_search_early():
 
 def test_without_time_the_answer_fits_and_claims_nothing():
     problem = large("embedding of 63 %")
-    search = Search(tables_of(problem), Options(), deadline=monotonic() - 1)
+    search = Search(tables_of(problem), Options(), deadline=time.monotonic() - 1)
     bound = search.run()
     assert search.tables.bytes_of(search.picks) <= problem.budget_bytes
     assert not search.finished

@@ -224,7 +224,9 @@ def test_gains_are_shares():
     assert [RoundingGain("Q4_K", *errors, "plain").left for errors in ((2.0, 1.0), (0.0, 0.0), (1.0, 3.0))] == [0.5, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("options", [{"relative_error": -1}, {"relative_error": 2}, {"min_rows": 1}, {"seeds": 1}])
+@pytest.mark.parametrize(
+    "options", [{"relative_error": -1}, {"relative_error": 2}, {"min_rows": 1}, {"seeds": 1}, {"rounding": {"a": 0}}]
+)
 def test_options_that_are_refused(options):
     with pytest.raises(ValueError, match="validation error"):
         Options(**options)
