@@ -172,8 +172,9 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
 
 
 HANGS = {
-    "swallows the exception": ("solve", "while True:\n        try: time.sleep(60)\n        except BaseException: pass"),
-    "waits in a thread": ("measure", "while True: time.sleep(1)"),
+    # The line is printed inside of the try: a signal that comes right after it must find the plugin deaf.
+    "swallows the exception": ("solve", "while True:\n        try: print('inside'); time.sleep(60)\n        except BaseException: pass"),
+    "waits in a thread": ("measure", "print('inside')\n    while True: time.sleep(1)"),
 }
 
 
@@ -181,7 +182,7 @@ HANGS = {
 def test_plugin_that_hangs_on_ctrl_c_is_named_and_a_second_one_ends_it(started, plugin, how, tmp_path):
     stage, body = HANGS[how]
     arguments = {"solve": "problem", "measure": "model"}[stage]
-    source = f"@hookimpl\ndef bitclass3_{stage}({arguments}):\n    print('inside')\n    {body}\n"
+    source = f"@hookimpl\ndef bitclass3_{stage}({arguments}):\n    {body}\n"
     process = started("--plugin", plugin(source, "stuck"))
     read_until(process, "] inside")
     process.send_signal(signal.SIGINT)
