@@ -137,6 +137,7 @@ class SelectSection(_Section):
 
 
 Keep = Literal["all", "stock", "shipped", "none"]
+Effort = Literal["fast", "normal", "high"]
 
 
 class RunConfig(_Section):
@@ -162,6 +163,9 @@ class RunConfig(_Section):
     select: SelectSection = SelectSection()
     imatrix: StageSection = StageSection(plugin="hessian-diag")
     wrappers: list[str] = Field(default_factory=list, description="plugins that go around those of the stages")
+    effort: Effort = Field(
+        default="fast", description="time for a better file, as the plugins' options know it: fast, normal, high"
+    )
     out: Path | None = Field(default=None, description="folder of the run; default: out/<model>")
     keep: Keep = Field(default="stock", description="GGUFs that stay once they are measured: all, stock, shipped or none")
     threads: int = Field(default=0, ge=0, description="threads of the kernels; 0: all cores")

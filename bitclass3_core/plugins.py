@@ -187,15 +187,18 @@ def _as_config_error(error: ValidationError, plugin: Plugin, options: type[BaseM
     return ConfigError(f"option {key!r} of plugin {plugin.name!r}: {message}, got {first.get('input')!r}")
 
 
-def parse_options(plugin: Plugin, stage: str, values: Mapping[str, Any]) -> BaseModel | None:
-    """The plugin's own options object for a stage. Raises ConfigError for unknown keys and bad values."""
+def parse_options(plugin: Plugin, stage: str, values: Mapping[str, Any], effort: str = "fast") -> BaseModel | None:
+    """The plugin's own options object for a stage. Raises ConfigError for unknown keys and bad values.
+
+    What the class's ``efforts`` says of an effort (option values by its name) stands where ``values`` do not say otherwise.
+    """
     options = plugin.options_class(stage)
     if options is None:
         if values:
             raise ConfigError(f"plugin {plugin.name!r} takes no options, got {', '.join(sorted(values))}")
         return None
     try:
-        return options.model_validate(dict(values))
+        return options.model_validate({**getattr(options, "efforts", {}).get(effort, {}), **values})
     except ValidationError as error:
         raise _as_config_error(error, plugin, options) from None
 

@@ -100,7 +100,8 @@ class StageRunner:
                 raise PluginError(
                     f"plugin {plugin.name!r} does not implement bitclass3_{stage}, only {', '.join(plugin.stages)}; name another for [{stage}]"
                 )
-            self._loaded[stage, name] = plugin, parse_options(plugin, stage, self._options(stage, name, plugin))
+            values = self._options(stage, name, plugin)
+            self._loaded[stage, name] = plugin, parse_options(plugin, stage, values, self._config.effort)
         return self._loaded[stage, name]
 
     def _options(self, stage: str, name: str, plugin: Plugin) -> dict[str, Any]:

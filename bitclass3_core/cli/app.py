@@ -12,6 +12,7 @@ from bitclass3_core.cli.flags import (
     AsJson,
     Baseline,
     Ctx,
+    Effort,
     EvalFile,
     FitVram,
     Gguf,
@@ -82,6 +83,7 @@ def run(
     out: Out = None,
     baseline: Baseline = None,
     until: Annotated[str, typer.Option(help="last stage to run: estimate, measure, solve, export, evaluate, report")] = "report",
+    effort: Effort = None,
     threads: Threads = None,
     llama_cpp: LlamaCpp = None,
     allow_quantized: AllowQuantized = False,
@@ -126,6 +128,7 @@ def plan(
     gpu_tensors: GpuTensors = None,
     out: Out = None,
     baseline: Baseline = None,
+    effort: Effort = None,
     threads: Threads = None,
     llama_cpp: LlamaCpp = None,
     allow_quantized: AllowQuantized = False,
@@ -170,6 +173,7 @@ def ladder(
     only_plan: Annotated[
         bool, typer.Option("--plan", help="solve what is measured, say sizes, disk and minutes; write nothing")
     ] = False,
+    effort: Effort = None,
     threads: Threads = None,
     llama_cpp: LlamaCpp = None,
     allow_quantized: AllowQuantized = False,

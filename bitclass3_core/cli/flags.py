@@ -51,6 +51,12 @@ Setting = Annotated[
     list[str] | None, typer.Option("--set", help="any key of the pipeline: estimate.options.n_tokens=4096; repeatable")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run")]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        "--effort", help="fast (the default), normal: weights rounded with error feedback, high: block scales tuned after it"
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="threads of the kernels; 0: all cores")]
 AllowQuantized = Annotated[bool, typer.Option("--allow-quantized-source", help="go on with a source that is already quantized")]
 Baseline = Annotated[
@@ -90,6 +96,7 @@ def given_flags(**values: Any) -> dict[tuple[str, ...], Any]:
         ("budget", "level"): values.get("level"),
         ("budget", "target_kld"): values.get("target_kld"),
         ("out",): values["out"],
+        ("effort",): values["effort"],
         ("threads",): values["threads"],
         ("model", "allow_quantized_source"): values["allow_quantized"] or None,
     }

@@ -1,64 +1,32 @@
 """The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix.
 
-With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats: see ``feedback.py``. A stock mix is written as
-llama-quantize would, whatever the rounding.
+With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats: see ``feedback.py``; with ``tuning_steps`` the
+scales of what was rounded are tuned together: see ``tuning.py``. A stock mix is written as llama-quantize would, whatever the options.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import require_room
 from bitclass3_core.gguf_writer import gguf_sink, tensor_order
-from bitclass3_core.kernels import quantize
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.measuring import default_threads
-from bitclass3_core.model import Architecture, FloatArray, Model, TensorInfo
+from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
-from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.qtypes import qtype
 from bitclass3_core.recipes import nearest_ftype
 from bitclass3_core.rounding_gains import SUFFIX, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.options import Options
+from bitclass3_gguf.plain import quantized_tensor
 from bitclass3_gguf.rounded import RoundedTensors, kept_in, round_with_feedback
+from bitclass3_gguf.tuned import tune_rounded
 
 __all__ = ["Options", "bitclass3_export", "quantized_tensor", "write_file"]
-
-_SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
-
-
-def _slabs(info: TensorInfo) -> list[slice]:
-    """Row ranges of at most ``_SLAB_WEIGHTS`` weights, none across two experts."""
-    per_expert = info.n_rows // info.n_experts
-    step = max(1, min(per_expert, _SLAB_WEIGHTS // info.n_in))
-    return [
-        slice(begin, min(begin + step, (expert + 1) * per_expert))
-        for expert in range(info.n_experts)
-        for begin in range(expert * per_expert, (expert + 1) * per_expert, step)
-    ]
-
-
-def quantized_tensor(
-    model: Model, info: TensorInfo, q: QType, imatrix: FloatArray | None, pool: ThreadPoolExecutor
-) -> NDArray[np.uint8]:
-    """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type."""
-    if q.name == info.dtype:
-        return model.read_raw(info.name)
-    per_expert = info.n_rows // info.n_experts
-
-    def one(rows: slice) -> NDArray[np.uint8]:
-        weights = (
-            None if imatrix is None else np.atleast_2d(imatrix)[min(rows.start // per_expert, len(np.atleast_2d(imatrix)) - 1)]
-        )
-        return quantize(model.read(info.name, rows), q, weights)
-
-    return np.concatenate(list(pool.map(one, _slabs(info))))
 
 
 def write_file(
@@ -112,11 +80,19 @@ def bitclass3_export(
     progress: Progress,
 ) -> list[Path]:
     """Write ``out/stem.gguf``, rounded as the options say; after feedback also what it gained, tensor by tensor."""
-    if options.rounding == "plain" or allocation.solver == "stock":
+    with_feedback, is_tuned = options.rounding == "feedback", options.tuning_steps > 0
+    if allocation.solver == "stock" or not (with_feedback or is_tuned):
         return write_file(model, allocation, sensitivity, out, stem, options, progress)
     rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
-    round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
-    files = write_file(model, allocation, sensitivity, out, stem, options, progress, rounded)
-    save_gains(out / f"{stem}{SUFFIX}", rounded.gains())
+    if with_feedback:
+        round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
+    last = rounded
+    if is_tuned:
+        last = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
+    files = write_file(model, allocation, sensitivity, out, stem, options, progress, last)
+    if with_feedback:
+        files.append(out / f"{stem}{SUFFIX}")
+        save_gains(files[-1], rounded.gains())
+    last.clear()
     rounded.clear()
-    return [*files, out / f"{stem}{SUFFIX}"]
+    return files

@@ -1,6 +1,7 @@
 """Options of the exporter."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,15 +11,26 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "normal": {"rounding": "feedback"},
+        "high": {"rounding": "feedback", "tuning_steps": 96},
+    }
+
     threads: int = Field(0, ge=0, description="0: all cores")
     rounding: Literal["plain", "feedback"] = Field(
         "plain", description="plain: as llama-quantize; feedback: columns take up each other's error (needs the HF folder and text)"
     )
     n_tokens: int = Field(16384, gt=0, description="feedback: calibration tokens")
-    n_ctx: int = Field(512, gt=1, description="feedback: tokens a chunk")
+    n_ctx: int = Field(512, gt=1, description="feedback and tuning: tokens a chunk")
     seed: int = Field(0, description="feedback: of the sampled labels")
     rounds: int = Field(2, ge=0, description="feedback: how often every code is looked at again")
     memory_gib: float = Field(
         4.0, gt=0, description="feedback: memory for the second moments; less means more passes forward and backward"
     )
-    device: str = Field("auto", description="feedback: auto, cpu, cuda, cuda:1, mps")
+    tuning_steps: int = Field(
+        0,
+        ge=0,
+        description="steps, each over one chunk, in which the scales of all blocks are tuned to the source's predictions; 0: none",
+    )
+    tuning_rate: float = Field(1e-4, gt=0, le=0.1, description="tuning: the relative change of a scale in a step, about")
+    device: str = Field("auto", description="feedback and tuning: auto, cpu, cuda, cuda:1, mps")

@@ -51,9 +51,10 @@ class RoundedTensors:
         """The tensor's bytes [n_rows, row bytes], if they are there."""
         return np.load(self.path(name), allow_pickle=False) if self.path(name).is_file() else None
 
-    def save(self, name: str, data: Bytes, gain: RoundingGain) -> None:
+    def save(self, name: str, data: Bytes, gain: RoundingGain | None = None) -> None:
         """Keep a tensor's bytes, and before them what was gained: where the bytes are, the tensor is done."""
-        save_gains(self.gain_path(name), {name: gain})
+        if gain is not None:
+            save_gains(self.gain_path(name), {name: gain})
         with atomic_path(self.path(name)) as temporary, temporary.open("wb") as file:
             np.save(file, data, allow_pickle=False)
 
@@ -79,7 +80,7 @@ def kept_in(
         "types": digest_of(dict(allocation.qtypes)),
         "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
         "text": Corpus.fingerprint(corpus.calibration),
-        "options": options.model_dump(mode="json", exclude={"threads", "memory_gib", "device"}),
+        "options": options.model_dump(mode="json", exclude={"threads", "memory_gib", "device", "tuning_steps", "tuning_rate"}),
         "kernels": library().fingerprint,
     }
     return RoundedTensors(out / ".rounded", digest_of(parts))

@@ -75,6 +75,15 @@ class TorchPlace:
             with torch.no_grad():
                 self._put(self._stack()[first_matrix + number], torch.from_numpy(np.ascontiguousarray(block)))
 
+    def put(self, values: "torch.Tensor") -> None:
+        """Put rows [n_rows, n_in], which may be on the parameter's device, into a parameter that is one matrix."""
+        import torch
+
+        if not _is_one(self.cut.scale):
+            values = values / torch.from_numpy(self._row_scale(np.arange(len(values)))).to(values)
+        with torch.no_grad():
+            self._put(self._stack()[0], values)
+
     def _put(self, matrix: "torch.Tensor", block: "torch.Tensor") -> None:
         rows, columns = self.cut.rows, self.cut.columns
         block = block.to(matrix.dtype).to(matrix.device)

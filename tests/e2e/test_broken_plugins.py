@@ -173,7 +173,10 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
 
 HANGS = {
     # The line is printed inside of the try: a signal that comes right after it must find the plugin deaf.
-    "swallows the exception": ("solve", "while True:\n        try: print('inside'); time.sleep(60)\n        except BaseException: pass"),
+    "swallows the exception": (
+        "solve",
+        "while True:\n        try: print('inside'); time.sleep(60)\n        except BaseException: pass",
+    ),
     "waits in a thread": ("measure", "print('inside')\n    while True: time.sleep(1)"),
 }
 

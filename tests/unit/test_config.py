@@ -140,6 +140,7 @@ def test_setting_through_something_that_is_no_table():
         ("[qtypes]\nmenue = 'k'", r"unknown key 'qtypes\.menue'; did you mean 'menus?'"),
         ("[solve]\nplugin = 'ilp'\noption = {}", r"unknown key 'solve\.option'; did you mean 'options'"),
         ("[export]\nplugin = 'gguf'\noption = {}", r"unknown key 'export\.option'; did you mean 'options'"),
+        ("effort = 'huge'", "key 'effort': input should be 'fast', 'normal' or 'high', got 'huge'"),
         ("threads = -1", "key 'threads': input should be greater than or equal to 0, got -1"),
         ("threads = 'many'", "key 'threads': input should be a valid integer, .* got 'many'"),
         ("[corpus]\ncalibration = 'a.txt'", r"key 'corpus\.calibration': input should be a valid list, got '.*a\.txt'"),

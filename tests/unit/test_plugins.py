@@ -154,6 +154,15 @@ def test_options_have_defaults_and_are_checked(plugin_file):
         parse_options(plugin, "solve", {"n_tokens": 0})
 
 
+def test_an_effort_sets_what_the_user_did_not(plugin_file):
+    options = "from typing import ClassVar\n" + OPTIONS + "    efforts: ClassVar[dict] = {'high': {'n_tokens': 9}}\n"
+    plugin = load_plugin(plugin_file(options + solver("return options.n_tokens", "problem, options: Options")))
+    found = [parse_options(plugin, "solve", {}, effort).n_tokens for effort in ("fast", "normal", "high")]
+    assert found == [3, 3, 9]
+    assert parse_options(plugin, "solve", {"n_tokens": 5}, "high").n_tokens == 5
+    assert "efforts" not in parse_options(plugin, "solve", {}).model_dump()
+
+
 def test_rule_over_several_options():
     values = {"target_bpw": 4.0, "match_stock": "Q4_K_M"}
     message = r"^options of plugin 'fixed': give one target, not 2 \(target_bpw, match_stock\)$"

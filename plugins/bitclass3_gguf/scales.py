@@ -1,0 +1,74 @@
+"""The half-precision factors of ggml's blocks: what each of them multiplies, and the same block with other ones.
+
+    weights of a block = first factor * what it multiplies + second factor * what it multiplies
+
+The second is the block's minimum, where the type has one. Places of the factors as in llama.cpp's ggml-common.h.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitclass3_core.kernels import dequantize
+from bitclass3_core.model import FloatArray
+from bitclass3_core.qtypes import QType
+from bitclass3_gguf.codes import Bytes
+
+_PLACES = {  # bytes from the block's beginning to its factors
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
+    "IQ1_S": (0,),
+}
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def has_scales(q: QType) -> bool:
+    """Whether blocks of that type have factors of their own that can be changed."""
+    return q.name in _PLACES
+
+
+def n_factors(q: QType) -> int:
+    """Factors of a block: two where it has a minimum."""
+    return len(_PLACES[q.name])
+
+
+def parts(data: Bytes, q: QType) -> list[FloatArray]:
+    """What each factor contributes to the weights [n_rows, n_in] of rows [n_rows, row bytes]; their sum is the weights."""
+    places = _PLACES[q.name]
+    if len(places) == 1:
+        return [dequantize(data, q)]
+    found = []
+    for kept in places:
+        alone = np.ascontiguousarray(data).copy()
+        blocks = alone.reshape(-1, q.type_size)
+        for place in places:
+            if place != kept:
+                blocks[:, place : place + 2] = 0
+        found.append(dequantize(alone, q))
+    return found
+
+
+def scaled(data: Bytes, q: QType, ratios: Sequence[FloatArray]) -> Bytes:
+    """The rows with every factor times its ratio [n_rows, n_blocks], to the nearest half-precision number."""
+    out: Bytes = np.ascontiguousarray(data).copy()
+    blocks = out.reshape(-1, q.type_size)
+    for place, ratio in zip(_PLACES[q.name], ratios, strict=True):
+        factor = np.ascontiguousarray(blocks[:, place : place + 2]).view(np.float16).astype(np.float32)
+        changed = np.clip(factor * ratio.reshape(-1, 1), -_LARGEST, _LARGEST).astype(np.float16)
+        blocks[:, place : place + 2] = changed.view(np.uint8)
+    return out

@@ -1,0 +1,83 @@
+"""A file's tensors with their scales tuned: gathered as they were rounded, kept on disk until the file is written."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import UnusableTypeError
+from bitclass3_core.files import digest_of
+from bitclass3_core.measuring import default_threads
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.problem import Allocation
+from bitclass3_core.progress import Progress
+from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_gguf.codes import Bytes
+from bitclass3_gguf.options import Options
+from bitclass3_gguf.plain import quantized_tensor
+from bitclass3_gguf.rounded import RoundedTensors
+from bitclass3_gguf.tuning import N_JUDGED, Tuned, tune_scales
+
+
+def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
+    """Where the tuned tensors are kept: beside those that they were made from."""
+    parts = {"rounded": rounded.digest, "steps": options.tuning_steps, "rate": options.tuning_rate}
+    return RoundedTensors(rounded.folder, digest_of(parts))
+
+
+def _gathered(
+    model: Model, qtypes: Mapping[str, QType], sensitivity: Sensitivity, rounded: RoundedTensors, options: Options
+) -> dict[str, Bytes]:
+    """The bytes of every quantized tensor: as it was rounded before, else by ggml's kernel."""
+    found: dict[str, Bytes] = {}
+    with ThreadPoolExecutor(default_threads(options.threads)) as pool:
+        for name, q in qtypes.items():
+            data, known = rounded.load(name), sensitivity.tensors.get(name)
+            try:
+                found[name] = (
+                    quantized_tensor(model, model.tensors[name], q, known.imatrix if known else None, pool)
+                    if data is None
+                    else data
+                )
+            except UnusableTypeError as error:
+                raise UnusableTypeError(name, q.name, error.reason) from error
+    return found
+
+
+def tune_rounded(
+    model: Model,
+    architecture: Architecture,
+    allocation: Allocation,
+    sensitivity: Sensitivity,
+    corpus: Corpus,
+    rounded: RoundedTensors,
+    options: Options,
+    progress: Progress,
+) -> RoundedTensors:
+    """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains.
+
+    All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
+    type, the torch loader's errors where there is no HF folder.
+    """
+    from bitclass3_torch.loading import load_torch_model
+    from bitclass3_torch.tokens import token_chunks
+
+    kept = tuned_in(rounded, options)
+    qtypes = {name: q for name, q in ((name, qtype(given)) for name, given in allocation.qtypes.items()) if not q.is_float}
+    if all(kept.path(name).is_file() for name in qtypes):
+        return kept
+    loaded = load_torch_model(model, architecture, options.device, "auto")
+    n_tokens = (options.tuning_steps + N_JUDGED) * options.n_ctx
+    chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, n_tokens, options.n_ctx, "calibration", at_most=True)
+    data = _gathered(model, qtypes, sensitivity, rounded, options)
+    tuned = tune_scales(loaded, architecture, data, qtypes, chunks, options.tuning_steps, options.tuning_rate, progress)
+    progress.say(tuned_line(tuned))
+    for name in qtypes:
+        kept.save(name, tuned.data[name])
+    return kept
+
+
+def tuned_line(tuned: Tuned) -> str:
+    """What the tuning gained, for the terminal."""
+    line = f"scales tuned: KLD {tuned.before:.4f} before, {tuned.after:.4f} after, on calibration text that they were not tuned on"
+    return line if tuned.after < tuned.before else f"{line}; left as they were"

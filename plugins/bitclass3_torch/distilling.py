@@ -1,0 +1,63 @@
+"""A source's predictions, kept small, and how far another model's are from them.
+
+Of each position only the likeliest tokens are kept, and what is left for all others as one: the divergence between the two so coarsened
+distributions is a lower bound of the whole one (data processing inequality), and near to it, as all but the tail is exact.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitclass3_torch.loading import TorchModel
+
+if TYPE_CHECKING:
+    import torch
+
+N_LIKELIEST = 512  # of each position: 6 bytes each, 3 KiB a token whatever the vocabulary
+_ALMOST_ONE = 1 - 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Of a chunk's positions: the likeliest ``tokens`` [n, k], their ``log_p`` [n, k] and the ``log_rest`` [n] of all others."""
+
+    tokens: "torch.Tensor"
+    log_p: "torch.Tensor"
+    log_rest: "torch.Tensor"
+
+
+def logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
+    """Logits [n_ctx, n_vocab] of one chunk."""
+    import torch
+
+    answer: torch.Tensor = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
+    return answer
+
+
+def predictions(loaded: TorchModel, chunk: NDArray[np.int64]) -> Predictions:
+    """What the model predicts with its present weights."""
+    import torch
+
+    with torch.no_grad():
+        log_p, tokens = logits(loaded, chunk).float().log_softmax(-1).topk(min(N_LIKELIEST, _n_vocab(loaded)), -1)
+        return Predictions(tokens.int(), log_p.half(), _log_rest(log_p))
+
+
+def _n_vocab(loaded: TorchModel) -> int:
+    return int(loaded.net.get_output_embeddings().weight.shape[0])
+
+
+def _log_rest(log_p: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return torch.log1p(-log_p.exp().sum(-1).clamp(max=_ALMOST_ONE))
+
+
+def divergence(of: "torch.Tensor", source: Predictions) -> "torch.Tensor":
+    """KL divergence of the source's coarsened predictions from logits [n, n_vocab], nats at each position [n]."""
+    log_q = of.float().log_softmax(-1).gather(1, source.tokens.long())
+    log_p = source.log_p.float()
+    likely = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return likely + source.log_rest.exp() * (source.log_rest - _log_rest(log_q))
