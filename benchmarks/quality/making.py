@@ -30,6 +30,7 @@ SIZES = ("Q2_K", "Q3_K_S", "IQ3_M", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_
 OURS: Mapping[str, tuple[str, ...]] = {
     "plain": ('export.plugin="llama-quantize"',),
     "feedback": ('export.plugin="gguf"', 'export.options.rounding="feedback"'),
+    "tuned": ('export.plugin="gguf"', 'effort="high"'),
 }
 RECIPES = ("stock", "peer", *OURS)
 IMATRIX = ('estimate.plugin="imatrix"', "estimate.options.n_tokens=30720", 'export.plugin="llama-quantize"')  # 60 chunks of 512

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GREEN, _PURPLE, _GREY = "#009E73", "#CC79A7", "#888888"  # Okabe and Ito's, as those of all plots
+_GREEN, _PURPLE, _GREY, _SKY = "#009E73", "#CC79A7", "#888888", "#56B4E9"  # Okabe and Ito's, as those of all plots
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ _LOOKS = {
     TRIAL_FEEDBACK: _Look("trial, block feedback", _GREY, "+", "--"),
     "plain": _Look(LABELS["plain"], _GREEN, "^"),
     "feedback": _Look(LABELS["feedback"], COLOURS["ours"], "o"),
+    "tuned": _Look(LABELS["tuned"], _SKY, "*"),
 }
 _Points = list[tuple[float, float, float]]  # megabytes, mean KLD, its error
 

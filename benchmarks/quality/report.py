@@ -21,7 +21,8 @@ large as llama.cpp's own mix of the size named, and is measured by llama-perplex
 between groups of chunks; differences are paired on the same tokens (negative: less divergence). All are calibrated on the same text, which shares nothing with the
 texts that are measured on: stock's and the peer's files with an imatrix of 60 chunks by llama-imatrix, ours with what one run of bitclass3 estimates."""
 _FILES = """\
-*Plain rounding* is written by stock llama-quantize; *error feedback* holds the same types, [rounded better](how-to/round-better.md).
+*Plain rounding* is written by stock llama-quantize; *error feedback* holds the same types, [rounded better](how-to/round-better.md),
+*scales tuned* (`--effort high`) that file after its block scales were tuned.
 *PR #15550* is llama.cpp's proposed `--target-bpw`: its choice of types, written by llama-quantize with the same imatrix as stock's."""
 _PUBLISHED = "In parentheses, and as *trial*: what was measured before of such files, calibrated on other text, its errors those of independent tokens."
 

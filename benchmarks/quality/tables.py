@@ -14,6 +14,7 @@ LABELS: Mapping[str, str] = {
     "peer": "PR #15550",
     "plain": "ours, plain rounding",
     "feedback": "ours, error feedback",
+    "tuned": "ours, scales tuned",
 }
 _PUBLISHED_AS = {"stock": STOCK, "peer": PEER, "plain": TRIAL, "feedback": TRIAL_FEEDBACK}
 _TRIALS = {TRIAL: "trial, plain rounding", TRIAL_FEEDBACK: "trial, block feedback"}
@@ -105,7 +106,7 @@ def overview(table: TextTable, published: Mapping[tuple[str, str], Published]) -
 
 
 def _overview_cell(row: Row, published: Mapping[tuple[str, str], Published]) -> str:
-    known = published.get((row.size, _PUBLISHED_AS[row.recipe]))
+    known = published.get((row.size, _PUBLISHED_AS.get(row.recipe, "")))
     tail = f" ({known.mean_kld:.3g})" if known else ""
     figure = kld(row.evaluation.mean_kld, row.evaluation.se_kld) + tail
     return f"**{figure}**" if row.recipe in OURS else figure
@@ -165,7 +166,7 @@ def _details_row(table: TextTable, row: Row) -> list[str]:
     stock, plain = table.row(row.size, "stock"), table.row(row.size, "plain")
     pairs = [
         difference(e, stock.evaluation) if stock and row.recipe != "stock" else "",
-        difference(e, plain.evaluation) if plain and row.recipe == "feedback" else "",
+        difference(e, plain.evaluation) if plain and row.recipe not in ("stock", "peer", "plain") else "",
     ]
     figures = [f"{e.median_kld:.4f}", f"{e.p999_kld:.3g}", f"{e.same_top1:.1%}".replace("%", " %"), f"{e.ppl:.2f}"]
     sizes = [row.size, LABELS[row.recipe], f"{row.facts.n_bytes:,}", f"{row.facts.bpw:.3f}"]

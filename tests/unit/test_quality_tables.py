@@ -101,6 +101,7 @@ def test_what_is_not_better_is_named(results: Results) -> None:
     [
         ("feedback", "Q2_K", 0.3, "0.3, met"),
         ("feedback", "Q2_K", 0.33, "0.3, 10 % above"),
+        ("tuned", "Q2_K", 0.29, "0.3, met"),
         ("plain", "Q5_K_M", 0.0332, "0.0332, met"),
         ("plain", "Q6_K", 0.01, ""),
         ("stock", "Q2_K", 0.1, ""),
