@@ -4,6 +4,7 @@ import shutil
 from collections import namedtuple
 
 import bitclass3_gguf
+import bitclass3_gguf.plain
 import numpy as np
 import pytest
 from gguf_files import TENSORS, heavy_tailed, write_gguf
@@ -69,7 +70,7 @@ def test_file_holds_the_kernels_bytes(model, tmp_path):
 
 def test_threads_and_slabs_change_nothing(model, tmp_path, monkeypatch):
     (one,) = export(model, tmp_path / "one")
-    monkeypatch.setattr(bitclass3_gguf, "_SLAB_WEIGHTS", 256 * 5)
+    monkeypatch.setattr(bitclass3_gguf.plain, "_SLAB_WEIGHTS", 256 * 5)
     (two,) = export(model, tmp_path / "two", threads=2)
     assert one.read_bytes() == two.read_bytes()
 
