@@ -4,6 +4,15 @@ from collections.abc import Mapping
 
 TEXT, N_CHUNKS = "wiki", 24
 
+_BEST = {
+    "Q2_K": 0.30,
+    "Q3_K_S": 0.155,
+    "IQ3_M": 0.14,
+    "Q3_K_M": 0.105,
+    "IQ4_XS": 0.065,
+    "Q4_K_M": 0.046,
+    "Q5_K_M": 0.026,
+}
 GOALS: Mapping[str, Mapping[str, float]] = {
     "plain": {  # what the trial of the method reached with stock llama-quantize
         "Q2_K": 0.441,
@@ -14,24 +23,14 @@ GOALS: Mapping[str, Mapping[str, float]] = {
         "Q4_K_M": 0.0615,
         "Q5_K_M": 0.0332,
     },
-    "best": {  # whichever of ours goes furthest
-        "Q2_K": 0.30,
-        "Q3_K_S": 0.155,
-        "IQ3_M": 0.14,
-        "Q3_K_M": 0.105,
-        "IQ4_XS": 0.065,
-        "Q4_K_M": 0.046,
-        "Q5_K_M": 0.026,
-    },
+    "feedback": _BEST,
+    "tuned": _BEST,
 }
-
-
-_GOAL_OF = {"plain": "plain", "feedback": "best", "tuned": "best"}
 
 
 def against_goal(recipe: str, size: str, mean_kld: float) -> str:
     """``0.105, met`` or ``0.105, 14 % above``; empty where there is no goal."""
-    goal = GOALS.get(_GOAL_OF.get(recipe, ""), {}).get(size)
+    goal = GOALS.get(recipe, {}).get(size)
     if goal is None:
         return ""
     return f"{goal:g}, met" if mean_kld <= goal else f"{goal:g}, {mean_kld / goal - 1:.0%} above".replace("%", " %")

@@ -166,7 +166,7 @@ def _details_row(table: TextTable, row: Row) -> list[str]:
     stock, plain = table.row(row.size, "stock"), table.row(row.size, "plain")
     pairs = [
         difference(e, stock.evaluation) if stock and row.recipe != "stock" else "",
-        difference(e, plain.evaluation) if plain and row.recipe not in ("stock", "peer", "plain") else "",
+        difference(e, plain.evaluation) if plain and row.recipe in OURS and row is not plain else "",
     ]
     figures = [f"{e.median_kld:.4f}", f"{e.p999_kld:.3g}", f"{e.same_top1:.1%}".replace("%", " %"), f"{e.ppl:.2f}"]
     sizes = [row.size, LABELS[row.recipe], f"{row.facts.n_bytes:,}", f"{row.facts.bpw:.3f}"]

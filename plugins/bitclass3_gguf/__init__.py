@@ -9,7 +9,6 @@ from pathlib import Path
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import require_room
 from bitclass3_core.gguf_writer import gguf_sink, tensor_order
 from bitclass3_core.layout import file_bytes
@@ -54,14 +53,8 @@ def write_file(
     ):
         for info in tensor_order(model):
             q = qtype(allocation.qtypes.get(info.name, info.dtype))
-            known = sensitivity.tensors.get(info.name)
             data = rounded.load(info.name) if rounded else None
-            try:
-                sink.write(quantized_tensor(model, info, q, known.imatrix if known else None, pool) if data is None else data)
-            except UnusableTypeError as error:
-                raise UnusableTypeError(info.name, q.name, error.reason) from error
-            except ModelFileError as error:
-                raise ModelFileError(f"{info.name} at {q.name}: {error}") from error
+            sink.write(quantized_tensor(model, info.name, q, sensitivity, pool) if data is None else data)
             progress.advance(info.n_params)
     progress.end()
     return [path]
@@ -86,13 +79,11 @@ def bitclass3_export(
     rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
     if with_feedback:
         round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
-    last = rounded
-    if is_tuned:
-        last = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
-    files = write_file(model, allocation, sensitivity, out, stem, options, progress, last)
+    tuned = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress) if is_tuned else rounded
+    files = write_file(model, allocation, sensitivity, out, stem, options, progress, tuned)
     if with_feedback:
         files.append(out / f"{stem}{SUFFIX}")
         save_gains(files[-1], rounded.gains())
-    last.clear()
+    tuned.clear()
     rounded.clear()
     return files

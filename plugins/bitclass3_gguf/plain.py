@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.kernels import quantize
-from bitclass3_core.model import FloatArray, Model, TensorInfo
+from bitclass3_core.model import Model, TensorInfo
 from bitclass3_core.qtypes import QType
+from bitclass3_core.sensitivity import Sensitivity
 
 _SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
 
@@ -23,18 +25,24 @@ def _slabs(info: TensorInfo) -> list[slice]:
     ]
 
 
-def quantized_tensor(
-    model: Model, info: TensorInfo, q: QType, imatrix: FloatArray | None, pool: ThreadPoolExecutor
-) -> NDArray[np.uint8]:
-    """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type."""
-    if q.name == info.dtype:
-        return model.read_raw(info.name)
+def quantized_tensor(model: Model, name: str, q: QType, sensitivity: Sensitivity, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
+    """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type.
+
+    Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized.
+    """
+    info, known = model.tensors[name], sensitivity.tensors.get(name)
+    imatrix = None if known is None else np.atleast_2d(known.imatrix)
     per_expert = info.n_rows // info.n_experts
 
     def one(rows: slice) -> NDArray[np.uint8]:
-        weights = (
-            None if imatrix is None else np.atleast_2d(imatrix)[min(rows.start // per_expert, len(np.atleast_2d(imatrix)) - 1)]
-        )
-        return quantize(model.read(info.name, rows), q, weights)
+        weights = None if imatrix is None else imatrix[min(rows.start // per_expert, len(imatrix) - 1)]
+        return quantize(model.read(name, rows), q, weights)
 
-    return np.concatenate(list(pool.map(one, _slabs(info))))
+    try:
+        if q.name == info.dtype:
+            return model.read_raw(name)
+        return np.concatenate(list(pool.map(one, _slabs(info))))
+    except UnusableTypeError as error:
+        raise UnusableTypeError(name, q.name, error.reason) from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{name} at {q.name}: {error}") from error

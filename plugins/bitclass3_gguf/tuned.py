@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.errors import UnusableTypeError
+from bitclass3_core.errors import ModelFileError
 from bitclass3_core.files import digest_of
 from bitclass3_core.measuring import default_threads
 from bitclass3_core.model import Architecture, Model
@@ -32,15 +32,8 @@ def _gathered(
     found: dict[str, Bytes] = {}
     with ThreadPoolExecutor(default_threads(options.threads)) as pool:
         for name, q in qtypes.items():
-            data, known = rounded.load(name), sensitivity.tensors.get(name)
-            try:
-                found[name] = (
-                    quantized_tensor(model, model.tensors[name], q, known.imatrix if known else None, pool)
-                    if data is None
-                    else data
-                )
-            except UnusableTypeError as error:
-                raise UnusableTypeError(name, q.name, error.reason) from error
+            data = rounded.load(name)
+            found[name] = quantized_tensor(model, name, q, sensitivity, pool) if data is None else data
     return found
 
 
@@ -57,18 +50,22 @@ def tune_rounded(
     """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains.
 
     All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
-    type, the torch loader's errors where there is no HF folder.
+    type, ModelFileError for too little text, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.loading import load_torch_model
     from bitclass3_torch.tokens import token_chunks
 
     kept = tuned_in(rounded, options)
-    qtypes = {name: q for name, q in ((name, qtype(given)) for name, given in allocation.qtypes.items()) if not q.is_float}
+    qtypes = {name: q for name, given in allocation.qtypes.items() if not (q := qtype(given)).is_float}
     if all(kept.path(name).is_file() for name in qtypes):
         return kept
     loaded = load_torch_model(model, architecture, options.device, "auto")
     n_tokens = (options.tuning_steps + N_JUDGED) * options.n_ctx
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, n_tokens, options.n_ctx, "calibration", at_most=True)
+    if len(chunks) < 2:
+        raise ModelFileError(
+            f"the calibration text has fewer than {2 * options.n_ctx:,} tokens: too few to tune scales and to judge it; give more text or set tuning_steps = 0"
+        )
     data = _gathered(model, qtypes, sensitivity, rounded, options)
     tuned = tune_scales(loaded, architecture, data, qtypes, chunks, options.tuning_steps, options.tuning_rate, progress)
     progress.say(tuned_line(tuned))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from bitclass3_torch.loading import TorchModel
     from bitclass3_torch.places import TorchPlace
 
-EMBEDDING = "token_embd.weight"
 WARM_UP = 5  # steps until the rate is whole
 N_JUDGED = 4  # chunks that are left out
 BETAS = (0.9, 0.95)
@@ -105,26 +104,17 @@ class _Tuner:
         return on_gradient
 
     def _in_gguf_order(self, gradient: "torch.Tensor", tensor: _Tensor) -> "torch.Tensor":
-        import torch
-
         taken = tensor.place.output_rows(gradient.float().T).T
         if (rows := self._architecture.row_order.get(tensor.name)) is not None:
-            taken = taken[torch.from_numpy(rows).to(taken.device)]
+            taken = taken[rows]
         if (columns := self._architecture.column_order.get(tensor.name)) is not None:
-            taken = taken[:, torch.from_numpy(columns).to(taken.device)]
+            taken = taken[:, columns]
         return taken
 
     def put(self) -> None:
         """Put the weights into the model."""
-        import torch
-
         for tensor in self.tensors:
-            weights = tensor.weights()
-            if (rows := self._architecture.row_order.get(tensor.name)) is not None:
-                weights = weights[torch.from_numpy(np.argsort(rows)).to(weights.device)]
-            if (columns := self._architecture.column_order.get(tensor.name)) is not None:
-                weights = weights[:, torch.from_numpy(np.argsort(columns)).to(weights.device)]
-            tensor.place.put(weights)
+            self._loaded.set_weight(tensor.name, tensor.weights(), self._architecture)
 
     def close(self) -> None:
         """Take the hooks off."""
@@ -137,6 +127,7 @@ class _Tuner:
 def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
     """Matrices whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
     from bitclass3_torch.moments import has_plain_inputs
+    from bitclass3_torch.statistics import EMBEDDING
 
     if name not in loaded.places or not has_scales(q) or (name == EMBEDDING and loaded.head is None):
         return False
@@ -153,11 +144,12 @@ def tune_scales(
     rate: float,
     progress: Progress,
 ) -> Tuned:
-    """The tensors with tuned scales; ``loaded`` has the source's weights when this begins. Of ``chunks`` the first are to judge by."""
+    """The tensors with tuned scales; ``loaded`` has the source's weights when this begins. Of the two or more ``chunks`` [n_chunks, n_ctx]
+    the first are to judge by."""
     import torch
     from bitclass3_torch.distilling import divergence, logits, predictions
 
-    n_judged = min(N_JUDGED, len(chunks) // 4)
+    n_judged = max(1, min(N_JUDGED, len(chunks) // 4))
     progress.begin("tune scales", len(chunks) + n_steps)
     source: list[Predictions] = []
     for chunk in chunks:
@@ -170,7 +162,7 @@ def tune_scales(
     def judged() -> float:
         with torch.no_grad():
             own = [divergence(logits(loaded, chunks[i]), source[i]) for i in range(n_judged)]
-        return float(torch.cat(own).mean()) if own else 0.0
+        return float(torch.cat(own).mean())
 
     before = judged()
     tuner = _Tuner(loaded, architecture, data, qtypes)

@@ -41,12 +41,9 @@ def predictions(loaded: TorchModel, chunk: NDArray[np.int64]) -> Predictions:
     import torch
 
     with torch.no_grad():
-        log_p, tokens = logits(loaded, chunk).float().log_softmax(-1).topk(min(N_LIKELIEST, _n_vocab(loaded)), -1)
+        every = logits(loaded, chunk).float().log_softmax(-1)
+        log_p, tokens = every.topk(min(N_LIKELIEST, every.shape[-1]), -1)
         return Predictions(tokens.int(), log_p.half(), _log_rest(log_p))
-
-
-def _n_vocab(loaded: TorchModel) -> int:
-    return int(loaded.net.get_output_embeddings().weight.shape[0])
 
 
 def _log_rest(log_p: "torch.Tensor") -> "torch.Tensor":

@@ -31,7 +31,7 @@ class TorchModel:
         """The module that owns each tensor's parameter, by ggml name."""
         return {name: place.module for name, place in self.places.items()}
 
-    def set_weight(self, name: str, values: FloatArray, architecture: Architecture) -> None:
+    def set_weight(self, name: str, values: "FloatArray | torch.Tensor", architecture: Architecture) -> None:
         """Put GGUF rows [n_rows, n_in] into the model's parameter, rows and columns back in HF's order."""
         self.places[name].write(to_hf_order(values, name, architecture))
 
@@ -47,16 +47,12 @@ class TorchModel:
             self.places[name].write(to_hf_order(values, name, architecture), expert)
 
 
-def to_hf_order(values: FloatArray, name: str, architecture: Architecture) -> FloatArray:
+def to_hf_order(values: "FloatArray | torch.Tensor", name: str, architecture: Architecture) -> "FloatArray | torch.Tensor":
     """Undo the conversion's permutations of a tensor's rows and columns."""
     if (rows := architecture.row_order.get(name)) is not None:
-        ordered = np.empty_like(values)
-        ordered[rows] = values
-        values = ordered
+        values = values[np.argsort(rows)]
     if (columns := architecture.column_order.get(name)) is not None:
-        ordered = np.empty_like(values)
-        ordered[:, columns] = values
-        values = ordered
+        values = values[:, np.argsort(columns)]
     return values
 
 

@@ -62,27 +62,18 @@ class TorchPlace:
         values: FloatArray = stack[torch.from_numpy(which), torch.from_numpy(own_rows[row])].float().cpu().numpy()
         return values[:, _taken(self.cut.columns, stack.shape[2])] * self._row_scale(rows)
 
-    def write(self, values: FloatArray, first_matrix: int = 0) -> None:
+    def write(self, values: "FloatArray | torch.Tensor", first_matrix: int = 0) -> None:
         """Put rows [n, n_in] into the parameter: whole matrices, from ``first_matrix`` of the stack on."""
         import torch
 
         n_rows = self.shape[-2]
         for number in range(len(values) // n_rows):
             first_row = (first_matrix + number) * n_rows
-            block = values[number * n_rows : (number + 1) * n_rows]
+            block = torch.as_tensor(values[number * n_rows : (number + 1) * n_rows])
             if not _is_one(self.cut.scale):
-                block = block / self._row_scale(np.arange(first_row, first_row + n_rows))
+                block = block / torch.from_numpy(self._row_scale(np.arange(first_row, first_row + n_rows)).copy()).to(block)
             with torch.no_grad():
-                self._put(self._stack()[first_matrix + number], torch.from_numpy(np.ascontiguousarray(block)))
-
-    def put(self, values: "torch.Tensor") -> None:
-        """Put rows [n_rows, n_in], which may be on the parameter's device, into a parameter that is one matrix."""
-        import torch
-
-        if not _is_one(self.cut.scale):
-            values = values / torch.from_numpy(self._row_scale(np.arange(len(values)))).to(values)
-        with torch.no_grad():
-            self._put(self._stack()[0], values)
+                self._put(self._stack()[first_matrix + number], block)
 
     def _put(self, matrix: "torch.Tensor", block: "torch.Tensor") -> None:
         rows, columns = self.cut.rows, self.cut.columns

@@ -1,10 +1,12 @@
-"""Tiny models of every family, converted once for all tests that want them."""
+"""Tiny models of every family, converted once for all tests that want them, and one run with plain rounding."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import run
 from families import make_hf
+from rounding_runs import TARGET
 
 from bitclass3_core.progress import Silent
 from bitclass3_core.toolchain.converting import convert
@@ -22,3 +24,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, llama_cpp: Path) -> Callable[
         return made[name]
 
     return converted
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the example at 3.6 bpw with plain rounding."""
+    out = tmp_path_factory.mktemp("plain") / "out"
+    done = run(out, *TARGET)
+    assert done.code == 0, done.err
+    return out

@@ -1,37 +1,17 @@
 """The exporter with rounding = "feedback" on the example model: a better file of the same size and types, resumable tensor by tensor."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command import GGUF, TEXT, bitclass3, run
+from rounding_runs import TARGET, mean_kld, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.rounding_gains import load_gains
 
 pytestmark = pytest.mark.slow
 FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=4096"]
-TARGET = ["--target-bpw", 3.6, "--plugin", "gguf", "--plugin", "recipe"]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run at 3.6 bpw with plain rounding."""
-    out = tmp_path_factory.mktemp("plain") / "out"
-    done = run(out, *TARGET)
-    assert done.code == 0, done.err
-    return out
-
-
-def figures(out: Path, kind: str) -> dict[str, float]:
-    path = next(path for path in (out / "evaluation").glob("*.npz") if ("stock" in path.stem) == (kind == "stock"))
-    return dict(json.loads(str(np.load(path)["figures"])))
-
-
-def ours(out: Path) -> Path:
-    return next(out.glob("*3.60bpw.gguf"))
 
 
 def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) -> None:
@@ -42,7 +22,7 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     a, b = GgufModel(ours(plain)), GgufModel(ours(out))
     assert ours(out).stat().st_size == ours(plain).stat().st_size
     assert {name: info.dtype for name, info in a.tensors.items()} == {name: info.dtype for name, info in b.tensors.items()}
-    assert figures(out, "ours")["mean_kld"] < 0.9 * figures(plain, "ours")["mean_kld"]
+    assert mean_kld(out) < 0.9 * mean_kld(plain)
     assert not (out / ".rounded").exists()
     (gains,) = (load_gains(path) for path in out.glob("*.rounding.json"))
     assert {name: gain.qtype for name, gain in gains.items()} == {name: b.tensors[name].dtype for name in gains}

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bitclass3_gguf.codes import has_codes, unpack
-from command import GGUF, TEXT, bitclass3, run
+from command import CALIBRATION, EVALUATION, GGUF, MODEL, TEXT, bitclass3, run
+from rounding_runs import TARGET, mean_kld, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.qtypes import qtype
 
 pytestmark = pytest.mark.slow
-TARGET = ["--target-bpw", 3.6, "--plugin", "gguf", "--plugin", "recipe"]
 
 
 def tuning(steps: int, rate: float = 1e-3) -> list[str]:
@@ -21,24 +21,6 @@ def tuning(steps: int, rate: float = 1e-3) -> list[str]:
         *("--set", f"export.options.gguf.tuning_steps={steps}"),
         *("--set", f"export.options.gguf.tuning_rate={rate}", "--set", "export.options.gguf.n_ctx=256"),
     ]
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run at 3.6 bpw with plain rounding."""
-    out = tmp_path_factory.mktemp("plain") / "out"
-    done = run(out, *TARGET)
-    assert done.code == 0, done.err
-    return out
-
-
-def mean_kld(out: Path) -> float:
-    path = next(path for path in (out / "evaluation").glob("*.npz") if "stock" not in path.stem)
-    return float(json.loads(str(np.load(path)["figures"]))["mean_kld"])
-
-
-def ours(out: Path) -> Path:
-    return next(out.glob("*3.60bpw.gguf"))
 
 
 def test_less_divergence_with_the_same_codes(plain: Path, tmp_path: Path) -> None:
@@ -71,6 +53,58 @@ def test_scales_stay_where_tuning_does_not_gain(plain: Path, tmp_path: Path) -> 
     assert done.code == 0, done.err
     assert "left as they were" in done.err
     assert ours(out).read_bytes() == ours(plain).read_bytes()
+
+
+def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(plain, tmp_path / "out"))
+    little = ["--set", "export.options.gguf.n_tokens=4096", *tuning(8), "--until", "export", "--baseline", "none"]
+    done = run(out, *TARGET, "--effort", "high", *little)
+    assert done.code == 0, done.err
+    assert "error feedback: 64 tensors" in done.err
+    assert "scales tuned: KLD 0." in done.err
+    assert ours(out).read_bytes() != ours(plain).read_bytes()
+    assert list(out.glob("*.rounding.json"))
+
+
+def test_goes_on_with_what_is_tuned(plain: Path, tmp_path: Path) -> None:
+    """Killed while the file is written: the next run does not tune again, and the file is the same."""
+    little = [*tuning(8), "--until", "export", "--baseline", "none"]
+    whole, out = (Path(shutil.copytree(plain, tmp_path / name)) for name in ("whole", "out"))
+    assert run(whole, *TARGET, *little).code == 0
+    killer = tmp_path / "killer.py"
+    killer.write_text(KILLER)
+    assert run(out, "--target-bpw", 3.6, "--plugin", killer, *little[6:]).code == 9
+    done = run(out, *TARGET, *little)
+    assert done.code == 0, done.err
+    assert "scales tuned" not in done.err
+    assert ours(out).read_bytes() == ours(whole).read_bytes()
+    assert not (out / ".rounded").exists()
+
+
+# The exporter itself, which dies before it writes the file.
+KILLER = """
+import os
+import bitclass3_gguf
+from bitclass3_core import hookimpl
+
+bitclass3_gguf.write_file = lambda *arguments: os._exit(9)
+
+@hookimpl
+def bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, progress):
+    options = bitclass3_gguf.Options(tuning_steps=8, tuning_rate=1e-3, n_ctx=256)
+    bitclass3_gguf.bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, options, progress)
+"""
+
+
+def test_too_little_text_is_said_before_anything_is_tuned(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(json.loads(CALIBRATION.read_text().splitlines()[0])["text"][:2500])
+    command = ["run", *MODEL, "--corpus", text, "--eval-corpus", EVALUATION, "--plugin", "uniform", *TARGET, "--menu", "k"]
+    n_ctx = ["--set", "export.options.gguf.n_ctx=512", "--set", "export.options.gguf.tuning_steps=8"]
+    done = bitclass3(*command, *n_ctx, "--until", "export", "--baseline", "none", "--out", tmp_path / "out")
+    assert done.code == 1
+    assert "has fewer than 1,024 tokens: too few to tune scales" in done.error
+    assert not list((tmp_path / "out").glob("*bpw.gguf"))
 
 
 def test_source_without_an_hf_folder(tmp_path: Path) -> None:
