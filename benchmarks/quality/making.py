@@ -29,7 +29,7 @@ SIZES = ("Q2_K", "Q3_K_S", "IQ3_M", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_
 # How ours are written: the settings of a run besides model, texts and target.
 OURS: Mapping[str, tuple[str, ...]] = {
     "plain": ('export.plugin="llama-quantize"',),
-    "feedback": ('export.plugin="gguf"', 'effort="normal"'),
+    "feedback": ('export.plugin="gguf"', 'effort="normal"', "export.options.keep_rounded=true"),  # "tuned" begins with the same
     "tuned": ('export.plugin="gguf"', 'effort="high"'),
 }
 RECIPES = ("stock", "peer", *OURS)

@@ -84,6 +84,8 @@ def bitclass3_export(
     if with_feedback:
         files.append(out / f"{stem}{SUFFIX}")
         save_gains(files[-1], rounded.gains())
-    tuned.clear()
-    rounded.clear()
+    if is_tuned:
+        tuned.clear()
+    if not options.keep_rounded:
+        rounded.clear()
     return files

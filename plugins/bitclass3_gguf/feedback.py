@@ -13,17 +13,16 @@ apart are set again, one group after the other.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
 
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, unpack
-
-if TYPE_CHECKING:
-    import torch
+from bitclass3_gguf.columns import improve_codes, set_codes
 
 DAMPING = 0.02  # of the mean of A's diagonal, added to it: few tokens leave directions of which nothing is known
 SCALE_BLOCK = 256  # columns whose scales are set together; a multiple of every type's block
@@ -36,69 +35,61 @@ GRADIENT_DAMPING = 0.1  # of the mean of G's diagonal
 class Moments:
     """What all rows of a layer share: A [n_in, n_in], and U with A^-1 = U^T U of the damped A."""
 
-    a: "torch.Tensor"
-    u: "torch.Tensor"
+    a: torch.Tensor
+    u: torch.Tensor
 
     @classmethod
-    def of(cls, a: "torch.Tensor") -> "Moments":
+    def of(cls, a: torch.Tensor) -> "Moments":
         """From A. Raises ValueError if it is not finite."""
-        import torch
-
         if not bool(torch.isfinite(a).all()):
             raise ValueError("the inputs' second moments are not finite")
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(a.double(), DAMPING)))
         return cls(a.float(), torch.linalg.cholesky(inverse, upper=True).float())
 
 
-def _damped(moment: "torch.Tensor", share: float) -> "torch.Tensor":
-    import torch
-
+def _damped(moment: torch.Tensor, share: float) -> torch.Tensor:
     level = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
     return moment + share * level * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
 
-def output_errors(difference: "torch.Tensor", a: "torch.Tensor") -> "torch.Tensor":
+def output_errors(difference: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     """d A d^T of each row d [n, n_in]: [n]."""
     return ((difference @ a) * difference).sum(1)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Grid:
-    """What the codes of some columns can be, as tensors [n, columns]."""
+    """What the codes of some columns can be: steps and offsets [n, columns] on the CPU, where codes are chosen."""
 
-    step: "torch.Tensor"
-    offset: "torch.Tensor"
+    step: FloatArray
+    offset: FloatArray
     largest: int
-    table: "torch.Tensor | None"
+    table: FloatArray
 
-    def nearest(self, wanted: "torch.Tensor", j: int) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """(codes, their weights) nearest to ``wanted`` [n] in column j."""
-        import torch
+    @classmethod
+    def of(cls, found: Codes) -> "_Grid":
+        return cls(found.step, found.offset, found.largest, IQ4_VALUES if found.is_table else IQ4_VALUES[:0])
 
-        step, offset = self.step[:, j], self.offset[:, j]
-        scaled = torch.where(step != 0, (wanted - offset) / step, torch.zeros_like(wanted))
-        if self.table is None:
-            codes = scaled.round().clamp(0, self.largest)
-            return codes, step * codes + offset
-        codes = torch.bucketize(scaled, (self.table[1:] + self.table[:-1]) / 2)
-        return codes.to(wanted.dtype), step * self.table[codes] + offset
+    def rows(self, rows: Any) -> "_Grid":
+        """That of some of the rows."""
+        return _Grid(self.step[rows], self.offset[rows], self.largest, self.table)
+
+    def columns(self, begin: int, end: int) -> tuple[FloatArray, FloatArray, np.float32, FloatArray]:
+        """As ``columns.py`` takes it, of some of the columns."""
+        return (*_arrays(self.step[:, begin:end], self.offset[:, begin:end]), np.float32(self.largest), self.table)
 
 
-def _grid(found: Codes, like: "torch.Tensor") -> _Grid:
-    import torch
-
-    step, offset = (torch.from_numpy(values).to(like.device) for values in (found.step, found.offset))
-    return _Grid(step, offset, found.largest, torch.from_numpy(IQ4_VALUES).to(like.device) if found.is_table else None)
+def _arrays(*values: torch.Tensor | FloatArray) -> list[FloatArray]:
+    """Copies on the CPU, C-contiguous."""
+    return [np.array(v if isinstance(v, np.ndarray) else v.cpu().numpy(), np.float32, order="C") for v in values]
 
 
 class _Rows:
     """A slab of rows on its way: weights, chosen codes, and the scales' bytes, block after block."""
 
-    def __init__(self, weights: "torch.Tensor", moments: Moments, q: QType) -> None:
-        import torch
-
+    def __init__(self, weights: torch.Tensor, moments: Moments, q: QType) -> None:
         self.weights, self.moments, self.q = weights, moments, q
-        self.codes, self.rounded = torch.empty_like(weights), torch.empty_like(weights)
+        self.codes, self.rounded = np.empty(weights.shape, np.float32), torch.empty_like(weights)
         self.data: list[Bytes] = []
         self.grids: list[_Grid] = []
 
@@ -113,17 +104,15 @@ class _Rows:
                 continue
             # of a column, when those after it take up its error
             data = self._quantized(left[:, begin:end], 1 / self.moments.u.diagonal()[begin:end].square())
-            self.grids.append(_grid(unpack(data, self.q), left))
+            self.grids.append(_Grid.of(unpack(data, self.q)))
             for inner in range(begin, end, INNER_BLOCK):
                 self._set_codes(left, inner, min(inner + INNER_BLOCK, end), begin)
 
-    def _quantized(self, columns: "torch.Tensor", importance: "torch.Tensor") -> Bytes:
+    def _quantized(self, columns: torch.Tensor, importance: torch.Tensor) -> Bytes:
         self.data.append(quantize(columns.contiguous().cpu().numpy(), self.q, importance.cpu().numpy()))
         return self.data[-1]
 
-    def _round_block(self, left: "torch.Tensor", begin: int, end: int) -> None:
-        import torch
-
+    def _round_block(self, left: torch.Tensor, begin: int, end: int) -> None:
         u = self.moments.u[begin:end, begin:end]
         # of a column, when those after the block take up its error: the diagonal of (U^T U)^-1
         importance = torch.linalg.solve_triangular(u, torch.eye(end - begin, device=u.device), upper=True).square().sum(1)
@@ -132,16 +121,17 @@ class _Rows:
         errors = torch.linalg.solve_triangular(u, left[:, begin:end] - rounded, upper=True, left=False)
         left[:, end:] -= errors @ self.moments.u[begin:end, end:]
 
-    def _set_codes(self, left: "torch.Tensor", begin: int, end: int, block: int) -> None:
-        import torch
+    def _set_codes(self, left: torch.Tensor, begin: int, end: int, block: int) -> None:
+        u = self.moments.u
+        here, factor = _arrays(left[:, begin:end], u[begin:end, begin:end])
+        codes, rounded, errors = (np.empty_like(here) for _ in range(3))
+        set_codes(here, factor, *self.grids[-1].columns(begin - block, end - block), codes, rounded, errors)
+        self._put(begin, end, codes, rounded)
+        left[:, end:] -= torch.from_numpy(errors).to(left.device) @ u[begin:end, end:]
 
-        u, grid = self.moments.u, self.grids[-1]
-        errors = torch.empty_like(left[:, begin:end])
-        for j in range(begin, end):
-            self.codes[:, j], self.rounded[:, j] = grid.nearest(left[:, j], j - block)
-            errors[:, j - begin] = (left[:, j] - self.rounded[:, j]) / u[j, j]
-            left[:, j + 1 : end] -= errors[:, j - begin, None] * u[j, j + 1 : end]
-        left[:, end:] -= errors @ u[begin:end, end:]
+    def _put(self, begin: int, end: int, codes: FloatArray, rounded: FloatArray) -> None:
+        self.codes[:, begin:end] = codes
+        self.rounded[:, begin:end] = torch.from_numpy(rounded)
 
     def again(self) -> None:
         """Set each code to the best one given all others, once around; nothing to do where there are no codes."""
@@ -151,26 +141,24 @@ class _Rows:
         slope = (self.rounded - self.weights) @ a
         for begin in range(0, len(a), INNER_BLOCK):
             end = min(begin + INNER_BLOCK, len(a))
-            block, before = begin // SCALE_BLOCK, self.rounded[:, begin:end].clone()
-            inner = slope[:, begin:end].clone()
-            for j in range(begin, end):
-                best = self.rounded[:, j] - inner[:, j - begin] / a[j, j].clamp(min=1e-30)
-                codes, values = self.grids[block].nearest(best, j - block * SCALE_BLOCK)
-                inner += (values - self.rounded[:, j])[:, None] * a[j, begin:end]
-                self.codes[:, j], self.rounded[:, j] = codes, values
+            block = begin // SCALE_BLOCK
+            columns = self.grids[block].columns(begin - block * SCALE_BLOCK, end - block * SCALE_BLOCK)
+            rounded, inner, shared = _arrays(self.rounded[:, begin:end], slope[:, begin:end], a[begin:end, begin:end])
+            codes = _arrays(self.codes[:, begin:end])[0]
+            improve_codes(rounded, inner, shared, *columns, codes)
+            before = self.rounded[:, begin:end].clone()
+            self._put(begin, end, codes, rounded)
             slope += (self.rounded[:, begin:end] - before) @ a[begin:end]
 
-    def part(self, rows: "torch.Tensor", wanted: "torch.Tensor") -> "_Rows":
+    def part(self, rows: torch.Tensor, wanted: torch.Tensor) -> "_Rows":
         """Some of the rows, as they are, with other weights to come near to."""
         part = _Rows(wanted, self.moments, self.q)
         part.codes, part.rounded = self.codes[rows], self.rounded[rows]
-        part.grids = [_Grid(grid.step[rows], grid.offset[rows], grid.largest, grid.table) for grid in self.grids]
+        part.grids = [grid.rows(rows) for grid in self.grids]
         return part
 
-    def again_together(self, g: "torch.Tensor") -> None:
+    def again_together(self, g: torch.Tensor) -> None:
         """Set the codes of each group of rows to the best ones given all others, once around, where outputs count by ``g``."""
-        import torch
-
         n_groups = max(1, len(self.weights) // GROUP_ROWS)
         difference = self.rounded - self.weights
         for first in range(n_groups):
@@ -186,7 +174,7 @@ class _Rows:
         """The rows as ggml stores them."""
         if not self.grids:
             return np.concatenate(self.data, 1)
-        codes = self.codes.round().cpu().numpy().astype(np.uint8)
+        codes = self.codes.astype(np.uint8)
         parts, begin = [], 0
         for data in self.data:
             end = begin + data.shape[1] // self.q.type_size * self.q.block_size
@@ -197,8 +185,6 @@ class _Rows:
 
 def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> tuple[Bytes, float, float]:
     """(bytes [n, row bytes], error of plain rounding, error kept), errors as sums of d A d^T over the rows [n, n_in]."""
-    import torch
-
     weights = torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device)
     plain = quantize(rows, q, imatrix)
     plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)).to(weights.device) - weights, moments.a)
@@ -212,10 +198,8 @@ def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: 
     return data, float(plain_errors.sum()), float(torch.where(better, errors, plain_errors).sum())
 
 
-def round_together(rows: FloatArray, q: QType, moments: Moments, g: "torch.Tensor", rounds: int) -> Bytes:
+def round_together(rows: FloatArray, q: QType, moments: Moments, g: torch.Tensor, rounds: int) -> Bytes:
     """Bytes [n, row bytes] of all rows [n, n_in] of a tensor, rounded for tr(G D A D^T); ``g`` is G [n, n]. For types that have codes."""
-    import torch
-
     slab = _Rows(torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device), moments, q)
     slab.forward()
     slab.again()

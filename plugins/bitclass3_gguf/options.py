@@ -27,6 +27,9 @@ class Options(BaseModel):
     memory_gib: float = Field(
         4.0, gt=0, description="feedback: memory for the second moments; less means more passes forward and backward"
     )
+    keep_rounded: bool = Field(
+        False, description="feedback: leave the rounded tensors in the run's folder, for another export of the same types"
+    )
     tuning_steps: int = Field(
         0,
         ge=0,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bitclass3_torch.moments import TensorMoments
 
 _Item = TypeVar("_Item")
+_NOT_OF_ROUNDING = {"threads", "memory_gib", "device", "keep_rounded", "tuning_steps", "tuning_rate"}  # options
 _SLAB_ROWS = 2048  # a slab's weights stay in the processor's cache while column after column is rounded
 
 
@@ -80,7 +81,7 @@ def kept_in(
         "types": digest_of(dict(allocation.qtypes)),
         "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
         "text": Corpus.fingerprint(corpus.calibration),
-        "options": options.model_dump(mode="json", exclude={"threads", "memory_gib", "device", "tuning_steps", "tuning_rate"}),
+        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING),
         "kernels": library().fingerprint,
     }
     return RoundedTensors(out / ".rounded", digest_of(parts))

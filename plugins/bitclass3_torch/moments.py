@@ -9,7 +9,7 @@ halves are the same for all but massive tokens: with few tokens the exact weight
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 JUDGE_SHARE = 8  # one chunk in so many is left out of the moments, to judge by
 MAX_JUDGED = 2  # chunks
+_STRIPE = 256  # rows of a symmetric product that are computed at once, from the diagonal on
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,30 @@ class TensorMoments:
     judged_g: "torch.Tensor | None" = None
 
 
+class _Gram:
+    """A sum of w x x^T over tokens; what lies below the diagonal is left out until it is asked for."""
+
+    def __init__(self) -> None:
+        self._upper: torch.Tensor | None = None
+
+    def add(self, x: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
+        """Add tokens x [n_tokens, n], each with its weight."""
+        n = x.shape[1]
+        if self._upper is None:
+            self._upper = x.new_zeros(n, n)
+        weighted = (x if weights is None else x * weights[:, None]).T
+        for begin in range(0, n, _STRIPE):
+            self._upper[begin : begin + _STRIPE, begin:].addmm_(weighted[begin : begin + _STRIPE], x[:, begin:])
+
+    def mean(self, n_tokens: int) -> "torch.Tensor | None":
+        """The whole matrix [n, n] over ``n_tokens``; None if nothing was added."""
+        return None if self._upper is None else (self._upper.triu() + self._upper.triu(1).T) / n_tokens
+
+
 @dataclass(slots=True)
 class _Sums:
-    inputs: Any = 0.0
-    gradients: Any = 0.0
+    inputs: _Gram = field(default_factory=_Gram)
+    gradients: _Gram = field(default_factory=_Gram)
     n_tokens: int = 0
     judged: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
 
@@ -78,16 +99,16 @@ class _Watch:
                 sums.judged.append((x, g))
             return
         x_energy, g_energy = energies(x), energies(g)
-        sums.inputs = sums.inputs + (x * _token_weights(x_energy, g_energy)[:, None]).T @ x
+        sums.inputs.add(x, _token_weights(x_energy, g_energy))
         if few_rows:
-            sums.gradients = sums.gradients + (g * _token_weights(g_energy, x_energy)[:, None]).T @ g
+            sums.gradients.add(g, _token_weights(g_energy, x_energy))
         sums.n_tokens += len(x)
 
     def lookup(self, rows: "torch.Tensor", gradient: "torch.Tensor") -> None:
         """The looked-up rows [n, n_embd] of one chunk and their gradients; rows that are zero in every type say nothing."""
         if not self.judging:
             g = _flat(gradient)[(_flat(rows) != 0).any(1)]
-            self.lookups.inputs = self.lookups.inputs + g.T @ g
+            self.lookups.inputs.add(g)
             self.lookups.n_tokens += rows.shape[0] * rows.shape[1]
 
 
@@ -176,15 +197,14 @@ def _moments_of(name: str, watch: _Watch, loaded: TorchModel, architecture: Arch
     sums = watch.sums.get(place.key) if name != EMBEDDING or loaded.head is not None else None
     if name == EMBEDDING:
         return _table_moments(sums, watch.lookups, len(place.parameter))
-    if sums is None or not sums.n_tokens:
+    if sums is None or (a := sums.inputs.mean(sums.n_tokens)) is None:
         return None
     columns, rows = architecture.column_order.get(name), architecture.row_order.get(name)
-    a, g = sums.inputs / sums.n_tokens, None
     if columns is not None:
         a = a[columns][:, columns]
-    if isinstance(sums.gradients, float):
+    if (g := sums.gradients.mean(sums.n_tokens)) is None:
         return TensorMoments(a)
-    g = place.output_rows(place.output_rows(sums.gradients / sums.n_tokens).T)
+    g = place.output_rows(place.output_rows(g).T)
     judged_x, judged_g = None, None
     if sums.judged:
         judged_x = _reordered(_joined(sums.judged, 0), columns)
@@ -205,9 +225,8 @@ def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torc
 def _table_moments(product: _Sums | None, lookups: _Sums, n_rows: int) -> TensorMoments | None:
     """Of an embedding table: an error in a row that a token looks up goes into the model as it is, so what counts is its gradient's
     E[g g^T]. Where the head is tied the same rows are a product's too, and both errors add up."""
-    if not lookups.n_tokens:
+    if (total := lookups.inputs.mean(lookups.n_tokens)) is None:
         return None
-    total = lookups.inputs / lookups.n_tokens
-    if product is not None and product.n_tokens:
-        total = total + product.inputs / product.n_tokens  # the gradients of all rows of the head have about the energy 1
+    if product is not None and (of_head := product.inputs.mean(product.n_tokens)) is not None:
+        total = total + of_head  # the gradients of all rows of the head have about the energy 1
     return TensorMoments(total / n_rows)

@@ -195,8 +195,17 @@ def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> 
     import torch
 
     logits = logits.float()
-    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits, _drawn(logits.detach().softmax(-1), generator), reduction="sum")
+
+
+def _drawn(probabilities: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
+    """One index a row of [n, n_vocab], drawn by its distribution: a random number a row, where torch.multinomial takes one a token."""
+    import torch
+
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    heights = torch.rand(total.shape, generator=generator, device=total.device) * total
+    return torch.searchsorted(cumulative, heights, right=True)[:, 0].clamp(max=probabilities.shape[1] - 1)
 
 
 def collect(

@@ -57,11 +57,17 @@ def test_scales_stay_where_tuning_does_not_gain(plain: Path, tmp_path: Path) -> 
 
 def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(plain, tmp_path / "out"))
-    little = ["--set", "export.options.gguf.n_tokens=4096", *tuning(8), "--until", "export", "--baseline", "none"]
-    done = run(out, *TARGET, "--effort", "high", *little)
+    text = ["--set", "export.options.gguf.n_tokens=4096", "--set", "export.options.gguf.n_ctx=256"]
+    little = [*text, "--until", "export", "--baseline", "none"]
+    done = run(out, *TARGET, "--effort", "normal", *little, "--set", "export.options.gguf.keep_rounded=true")
     assert done.code == 0, done.err
     assert "error feedback: 64 tensors" in done.err
+    assert len(list((out / ".rounded").glob("*.npy"))) == 64
+    done = run(out, *TARGET, "--effort", "high", *little, *tuning(8))
+    assert done.code == 0, done.err
+    assert "error feedback" not in done.err, "it goes on with the tensors that normal effort left"
     assert "scales tuned: KLD 0." in done.err
+    assert not (out / ".rounded").exists()
     assert ours(out).read_bytes() != ours(plain).read_bytes()
     assert list(out.glob("*.rounding.json"))
 
