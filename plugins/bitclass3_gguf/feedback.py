@@ -12,6 +12,7 @@ Adaptive Rounding"). Given all other rows, a group of rows R is best near W_R - 
 apart are set again, one group after the other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,8 +184,24 @@ class _Rows:
         return np.concatenate(parts, 1)
 
 
-def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> tuple[Bytes, float, float]:
-    """(bytes [n, row bytes], error of plain rounding, error kept), errors as sums of d A d^T over the rows [n, n_in]."""
+@dataclass(frozen=True, slots=True)
+class RoundedRows:
+    """Rows rounded one by one, and plainly: bytes [n, row bytes], and errors as sums of d A d^T over the rows."""
+
+    data: Bytes
+    plain: Bytes
+    kept_error: float
+    plain_error: float
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RoundedRows]") -> "RoundedRows":
+        """Slabs of rows, one below the other."""
+        data, plain = (np.concatenate([getattr(part, which) for part in parts]) for which in ("data", "plain"))
+        return cls(data, plain, sum(part.kept_error for part in parts), sum(part.plain_error for part in parts))
+
+
+def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> RoundedRows:
+    """Rows [n, n_in], each with feedback or as plain rounding has it, whichever has the smaller error."""
     weights = torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device)
     plain = quantize(rows, q, imatrix)
     plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)).to(weights.device) - weights, moments.a)
@@ -195,7 +212,7 @@ def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: 
     errors = output_errors(slab.rounded - weights, moments.a)
     better = errors < plain_errors
     data = np.where(better.cpu().numpy()[:, None], slab.bytes(), plain)
-    return data, float(plain_errors.sum()), float(torch.where(better, errors, plain_errors).sum())
+    return RoundedRows(data, plain, float(torch.where(better, errors, plain_errors).sum()), float(plain_errors.sum()))
 
 
 def round_together(rows: FloatArray, q: QType, moments: Moments, g: torch.Tensor, rounds: int) -> Bytes:

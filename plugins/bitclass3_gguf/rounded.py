@@ -13,7 +13,7 @@ import numpy as np
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import atomic_path, digest_of
-from bitclass3_core.kernels import dequantize, library, quantize
+from bitclass3_core.kernels import dequantize, library
 from bitclass3_core.measuring import default_threads
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.problem import Allocation
@@ -166,23 +166,28 @@ def _rounded(
     model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "TensorMoments", options: Options
 ) -> tuple[Bytes, RoundingGain]:
     """The tensor's bytes: of plain rounding, rows alone and rows together whatever moves the outputs least where they matter."""
-    from bitclass3_gguf.feedback import Moments, round_rows, round_together
+    from bitclass3_gguf.feedback import Moments, RoundedRows, round_rows, round_together
 
     info, q = model.tensors[name], qtype(q_name)
     known = sensitivity.tensors.get(name)
-    imatrix: FloatArray | None = known.imatrix if known else None
+    imatrix = None if known is None else np.atleast_2d(known.imatrix)
+    n_rows = info.n_rows // info.n_experts
+    experts = moments.inputs.reshape(-1, info.n_in, info.n_in)  # one for all where the tensor is no stack
+
+    def rounded_expert(expert: int, factors: Moments) -> RoundedRows:
+        weights = None if imatrix is None else imatrix[min(expert, len(imatrix) - 1)]
+        first, end = expert * n_rows, (expert + 1) * n_rows
+        slabs = [slice(begin, min(begin + _SLAB_ROWS, end)) for begin in range(first, end, _SLAB_ROWS)]
+        return RoundedRows.joined([round_rows(model.read(name, slab), q, weights, factors, options.rounds) for slab in slabs])
+
     try:
-        factors = Moments.of(moments.inputs)
-        parts = [
-            round_rows(model.read(name, slice(begin, begin + _SLAB_ROWS)), q, imatrix, factors, options.rounds)
-            for begin in range(0, info.n_rows, _SLAB_ROWS)
-        ]
-        alone = np.concatenate([data for data, _, _ in parts])
+        factors = Moments.of(experts[0])
+        parts = [rounded_expert(i, factors if i == 0 else Moments.of(experts[i])) for i in range(info.n_experts)]
+        alone = RoundedRows.joined(parts)
         if moments.gradients is None or moments.judged_x is None or moments.judged_g is None:
-            plain_error, kept_error = sum(plain for _, plain, _ in parts), sum(kept for _, _, kept in parts)
-            return alone, RoundingGain(q.name, plain_error, kept_error, "rows alone")
+            return alone.data, RoundingGain(q.name, alone.plain_error, alone.kept_error, "rows alone")
         rows = model.read(name)
-        choices = [quantize(rows, q, imatrix), alone]
+        choices = [alone.plain, alone.data]
         if has_codes(q):
             choices.append(round_together(rows, q, factors, moments.gradients, options.rounds))
     except UnusableTypeError as error:

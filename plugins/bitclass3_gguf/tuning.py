@@ -125,13 +125,13 @@ class _Tuner:
 
 
 def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
-    """Matrices whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
+    """Matrices, no stacks, whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
     from bitclass3_torch.moments import has_plain_inputs
     from bitclass3_torch.statistics import EMBEDDING
 
     if name not in loaded.places or not has_scales(q) or (name == EMBEDDING and loaded.head is None):
         return False
-    return has_plain_inputs(loaded.places[name])
+    return loaded.places[name].parameter.ndim == 2 and has_plain_inputs(loaded.places[name])
 
 
 def tune_scales(

@@ -37,8 +37,10 @@ def error_on(data, name: str, x: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", WRITABLE_QTYPES)
 def test_output_is_nearer_also_on_other_inputs(name):
     imatrix = A.diagonal().numpy().copy()
-    data, plain_error, error = round_rows(ROWS, qtype(name), imatrix, Moments.of(A), 2)
+    done = round_rows(ROWS, qtype(name), imatrix, Moments.of(A), 2)
+    data, plain_error, error = done.data, done.plain_error, done.kept_error
     plain = quantize(ROWS, qtype(name), imatrix)
+    np.testing.assert_array_equal(done.plain, plain)
     assert data.shape == plain.shape
     assert error < (0.95 if name in GRIDS else 0.75) * plain_error  # a grid's codes are chosen eight or four columns at a time
     assert error == pytest.approx(error_on(data, name, X), rel=1e-3)
@@ -48,19 +50,19 @@ def test_output_is_nearer_also_on_other_inputs(name):
 
 
 def test_more_rounds_are_never_worse():
-    errors = [round_rows(ROWS, qtype("Q3_K"), None, Moments.of(A), rounds)[2] for rounds in (0, 1, 2, 4)]
+    errors = [round_rows(ROWS, qtype("Q3_K"), None, Moments.of(A), rounds).kept_error for rounds in (0, 1, 2, 4)]
     assert errors == sorted(errors, reverse=True)
     assert errors[1] < 0.95 * errors[0]
 
 
 def test_independent_inputs_leave_nothing_to_feed_back():
     """Without correlation the best codes are the nearest ones: the gain is what ggml's own search leaves."""
-    _, plain, kept = round_rows(ROWS, qtype("Q8_0"), None, Moments.of(torch.eye(N_IN)), 2)
-    assert 0.95 * plain < kept <= plain
+    done = round_rows(ROWS, qtype("Q8_0"), None, Moments.of(torch.eye(N_IN)), 2)
+    assert 0.95 * done.plain_error < done.kept_error <= done.plain_error
 
 
 def test_no_row_gets_worse():
-    data, _, _ = round_rows(ROWS, qtype("Q2_K"), None, Moments.of(A), 0)
+    data = round_rows(ROWS, qtype("Q2_K"), None, Moments.of(A), 0).data
     plain = quantize(ROWS, qtype("Q2_K"), None)
     errors = [output_errors(torch.from_numpy(dequantize(rows, qtype("Q2_K")) - ROWS), A) for rows in (data, plain)]
     assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
@@ -68,16 +70,16 @@ def test_no_row_gets_worse():
 
 def test_row_that_gains_nothing_stays_plain():
     rows = np.zeros((3, N_IN), np.float32)
-    data, plain_error, error = round_rows(rows, qtype("Q4_K"), None, Moments.of(A), 2)
-    np.testing.assert_array_equal(data, quantize(rows, qtype("Q4_K"), None))
-    assert (plain_error, error) == (0.0, 0.0)
+    done = round_rows(rows, qtype("Q4_K"), None, Moments.of(A), 2)
+    np.testing.assert_array_equal(done.data, quantize(rows, qtype("Q4_K"), None))
+    assert (done.plain_error, done.kept_error) == (0.0, 0.0)
 
 
 def test_few_tokens_do_not_break_it():
     few = inputs(8)
-    data, plain, kept = round_rows(ROWS, qtype("Q4_K"), None, Moments.of(few.T @ few / 8), 2)
-    assert np.isfinite(dequantize(data, qtype("Q4_K"))).all()
-    assert kept < plain
+    done = round_rows(ROWS, qtype("Q4_K"), None, Moments.of(few.T @ few / 8), 2)
+    assert np.isfinite(dequantize(done.data, qtype("Q4_K"))).all()
+    assert done.kept_error < done.plain_error
 
 
 def test_moments_that_are_no_numbers():
@@ -105,7 +107,7 @@ def loss(data, name: str, g: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "IQ4_XS", "Q5_0"])
 def test_rows_together_serve_correlated_outputs_better(name):
     g, moments = correlated_gradients(), Moments.of(A)
-    alone, _, _ = round_rows(MANY_ROWS, qtype(name), None, moments, 2)
+    alone = round_rows(MANY_ROWS, qtype(name), None, moments, 2).data
     together = round_together(MANY_ROWS, qtype(name), moments, g, 2)
     assert together.shape == alone.shape
     assert loss(together, name, g) < 0.9 * loss(alone, name, g)
@@ -114,5 +116,5 @@ def test_rows_together_serve_correlated_outputs_better(name):
 def test_independent_outputs_need_no_other_rows():
     moments, g = Moments.of(A), torch.eye(len(MANY_ROWS))
     together = round_together(MANY_ROWS, qtype("Q4_K"), moments, g, 2)
-    alone, _, _ = round_rows(MANY_ROWS, qtype("Q4_K"), None, moments, 3)
+    alone = round_rows(MANY_ROWS, qtype("Q4_K"), None, moments, 3).data
     assert loss(together, "Q4_K", g) <= 1.01 * loss(alone, "Q4_K", g)

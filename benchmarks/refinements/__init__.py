@@ -1,0 +1,1 @@
+"""What would make the two vectors' allocation better, tried on a real language model: ``python -m benchmarks.refinements``."""
