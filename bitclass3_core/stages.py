@@ -128,6 +128,12 @@ class StageRunner:
         """Names of the export plugins, in their order."""
         return list(self._config.export.plugin)
 
+    def export_demands(self, n_params: int) -> tuple[float, int]:
+        """(floating-point operations, bytes of memory beside the model's) that the exporters' options say ``n_params`` weights take."""
+        found: list[Any] = [self._get("export", name)[1] for name in self.exporters]
+        asked = [options.demands(n_params) for options in found if hasattr(options, "demands")]
+        return sum(operations for operations, _ in asked), sum(n_bytes for _, n_bytes in asked)
+
     def identity(self, stage: str, name: str | None = None) -> dict[str, Any]:
         """What a stage's answer depends on besides its inputs: plugin, version, options."""
         configured = name or (self._arch_name if stage == "architecture" else getattr(self._config, stage).plugin)

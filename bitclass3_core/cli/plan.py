@@ -48,6 +48,8 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
     if not pipeline.stages.budget_needs_sensitivity():
         pipeline.check_target()
     n_params = sum(info.n_params for info in model.tensors.values())
+    operations, export_bytes = pipeline.stages.export_demands(n_params)
+    seconds = _measure_seconds(pipeline) + _torch_seconds(config, n_params, threads) + operations / (_FLOPS_PER_CORE * threads)
     values: dict[str, Any] = {
         "source": str(model.path),
         "architecture": model.arch,
@@ -58,8 +60,8 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "largest_file_bytes": header + possible.largest,
         "constraints": pipeline.limits.described(),
         "costs_to_measure": sum(len(types) for types in pipeline.wanted.values()),
-        "memory_bytes": 6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0,
-        "minutes": round((_measure_seconds(pipeline) + _torch_seconds(config, n_params, threads)) / 60, 1),
+        "memory_bytes": (6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0) + export_bytes,
+        "minutes": round(seconds / 60, 1),
         "quantizable": sorted(architecture.quantizable),
     }
     if pipeline.is_measured and config.budget.target_kld is None:

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_FEEDBACK_PASSES = 2.5  # what moments and rounding take, in passes forward and backward (docs/benchmarks.md)
+
 
 class Options(BaseModel):
     """How the file is written, and how its weights are rounded."""
@@ -37,3 +39,17 @@ class Options(BaseModel):
     )
     tuning_rate: float = Field(1e-4, gt=0, le=0.1, description="tuning: the relative change of a scale in a step, about")
     device: str = Field("auto", description="feedback and tuning: auto, cpu, cuda, cuda:1, mps")
+
+    def demands(self, n_params: int) -> tuple[float, int]:
+        """(floating-point operations, bytes beside the model's weights in torch) that rounding and tuning of ``n_params`` weights take.
+
+        6 operations a weight and token forward and backward, 2 forward; tuning holds what the factors multiply, float32, and the file.
+        """
+        operations, n_bytes = 0.0, 0
+        if self.rounding == "feedback":
+            operations += _FEEDBACK_PASSES * 6 * self.n_tokens * n_params
+            n_bytes = int(self.memory_gib * 2**30)
+        if self.tuning_steps:
+            operations += (6 + 2) * self.tuning_steps * self.n_ctx * n_params
+            n_bytes = max(n_bytes, 8 * n_params)
+        return operations, n_bytes

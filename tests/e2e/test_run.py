@@ -153,6 +153,14 @@ def test_plan_writes_nothing_and_knows_the_allocation_of_a_measured_run(finished
     assert json.loads(known.out)["costs_to_measure"] == 0 < json.loads(fresh.out)["costs_to_measure"]
 
 
+def test_plan_counts_what_an_effort_takes(tmp_path: Path) -> None:
+    asked = ["plan", "--model", EXAMPLE, *SMALL[-2:], "--target-bpw", 4.8, "--out", tmp_path / "never", "--json"]
+    plans = [json.loads(bitclass3(*asked, "--effort", effort).out) for effort in ("fast", "normal", "high")]
+    minutes, memory = ([plan[key] for plan in plans] for key in ("minutes", "memory_bytes"))
+    assert minutes[0] < minutes[1] < minutes[2]
+    assert memory[0] + 4 * 2**30 == memory[1] == memory[2], "the moments take more than what tuning holds of so small a model"
+
+
 def test_imatrix_of_a_run_is_read_by_the_imatrix_estimator(finished: Path, tmp_path: Path) -> None:
     done = run(
         tmp_path / "out",
