@@ -20,7 +20,8 @@ class Evaluation:
     An evaluator that knows no token's value keeps ``group_kld`` [n_groups] instead: the mean KLD of each group of chunks that
     ``group_bounds`` makes of ``n_chunks``. ``ln_ppl_ratio`` is ln(ppl / reference_ppl), its error paired; ``rms_dp`` the root mean
     square change of the probability of the text's token, as a share; None where an evaluator does not state them. ``figures`` holds
-    all else that it states, under its own names: (value, its own standard error or None).
+    all else that it states, under its own names: (value, its own standard error or None). ``tensor_kld`` is the mean KLD of the
+    reference with a single tensor of the candidate, for tensors that were probed.
     """
 
     candidate: str
@@ -46,6 +47,7 @@ class Evaluation:
     se_rms_dp: float | None = None
     figures: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     group_kld: Sequence[float] = ()
+    tensor_kld: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tokens."""

@@ -24,7 +24,7 @@ from benchmarks.quality.texts import Texts
 from benchmarks.refinements.fitted import drawn_mixes, fitted_multipliers, multiplied, relinearised_table
 from benchmarks.refinements.lab import Lab, Mix, Table
 from benchmarks.refinements.scores import Scores, Tokens, captured, gram_table, gram_total, head_table, score_table, scores
-from benchmarks.refinements.searching import probes, rank_correlation, swap_search
+from benchmarks.refinements.searching import probes, swap_search
 from bitclass3_core.corpus import Document
 from bitclass3_core.progress import terminal_progress
 
@@ -146,12 +146,12 @@ def rows(lab: Lab) -> Iterator[str]:
 
 def probe_line(lab: Lab) -> str:
     """Predicted against measured, tensor by tensor."""
-    predicted, measured = probes(lab, N_PROBES)
-    ratio = np.exp(np.log(measured / predicted).mean())
-    spread = np.exp(np.log(measured / predicted).std())
+    found = probes(lab, N_PROBES)
+    if found is None:
+        return "Too few tensors to hold predictions against."
     return (
-        f"{len(predicted)} tensors, each alone at the type that it has in the two vectors' mix: rank correlation of predicted and "
-        f"measured {rank_correlation(predicted, measured):.2f}, measured {ratio:.2f} times predicted in the geometric mean, within a factor of {spread:.2f}"
+        f"{found.n} tensors, each alone at the type that it has in the two vectors' mix: rank correlation of predicted and measured "
+        f"{found.rank_correlation:.2f}, measured {found.ratio:.2f} times predicted in the geometric mean, scattered by a factor of {found.factor:.2f}."
     )
 
 

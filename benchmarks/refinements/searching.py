@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.refinements.lab import Lab, Mix
+from bitclass3_core.agreement import Agreement, agreement
 from bitclass3_core.model import padded
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import qtype
@@ -47,21 +47,13 @@ def swap_search(lab: Lab, start: Mix, n_swaps: int) -> tuple[Mix, int]:
     return mix, kept
 
 
-def probes(lab: Lab, n_probes: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(predicted, measured) divergence of single tensors at the type that the base mix gives them, activations not rounded."""
+def probes(lab: Lab, n_probes: int, seed: int = 0) -> Agreement | None:
+    """Single tensors at the type that the base mix gives them: predicted against measured."""
     rng = np.random.default_rng(seed)
-    names = rng.choice(sorted(lab.base), min(n_probes, len(lab.base)), replace=False)
-    predicted, measured = [], []
+    names = rng.permutation(np.array(sorted(lab.base)))[:n_probes].tolist()
+    measured = {}
     lab.progress.begin("single tensors", len(names))
-    for name in map(str, names):
-        q = lab.base[name]
-        predicted.append(lab.table[name][q] - lab.activation(name, q))
-        measured.append(float(lab.divergences({name: q}, lab.judged, "none").mean()))
+    for name in names:
+        measured[name] = float(lab.divergences({name: lab.base[name]}, lab.judged).mean())
         lab.progress.advance()
-    return np.array(predicted), np.array(measured)
-
-
-def rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Spearman's, of numbers without ties."""
-    apart = np.argsort(np.argsort(a)) - np.argsort(np.argsort(b))
-    return float(1 - 6 * np.square(apart).sum() / (len(a) * (len(a) ** 2 - 1)))
+    return agreement({name: lab.table[name][lab.base[name]] for name in names}, measured)

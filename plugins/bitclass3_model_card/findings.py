@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitclass3_core.agreement import agreement
 from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.bits import allocation_lines, role_table, type_table
 from bitclass3_model_card.facts import file_name, stock_at_same_size
@@ -87,9 +88,25 @@ def _prediction(run: Run, candidate: Candidate, who: str) -> str:
     return f"{about}, measured {plus_minus(measured.mean_kld, measured.se_kld)}{ratio}."
 
 
+def _probes(run: Run, candidate: Candidate) -> str:
+    """Single tensors of the candidate against their costs, where the evaluator measured some."""
+    if candidate.evaluation is None or not run.costs.in_nats:
+        return ""
+    qtypes = candidate.allocation.qtypes
+    predicted = {name: cells[qtypes[name]].cost for name, cells in run.costs.costs.items() if qtypes.get(name) in cells}
+    found = agreement(predicted, candidate.evaluation.tensor_kld)
+    if found is None:
+        return ""
+    return (
+        f"{counted(found.n, 'tensor')} of {code(file_name(candidate))}, each put alone into the source: rank correlation of predicted and"
+        f" measured KLD {found.rank_correlation:.2f}, measured / predicted {found.ratio:.2f} in the geometric mean,"
+        f" scattered by a factor of {found.factor:.2f}."
+    )
+
+
 def _predictions(run: Run) -> list[str]:
     stock = stock_at_same_size(run)
-    found = [_prediction(run, run.ours, "Ours"), _prediction(run, stock, "Stock mix") if stock else ""]
+    found = [_prediction(run, run.ours, "Ours"), _probes(run, run.ours), _prediction(run, stock, "Stock mix") if stock else ""]
     lines = [line for line in found if line]
     return [*lines, "A prediction ranks choices; it is no result. Only the measured columns are results."] if lines else []
 

@@ -4,6 +4,7 @@ Needs no llama.cpp. The inputs of matrix products are rounded as llama.cpp round
 attention and of the KV cache.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,12 +18,16 @@ from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_torch.loading import TorchModel, load_torch_model
+from bitclass3_torch.probing import drawn_tensors, tensor_klds
 from bitclass3_torch.rounding import rounded_products
 from bitclass3_torch.scoring import Scores, reference_logits, score_chunk
 from bitclass3_torch.tokens import token_chunks
 
 if TYPE_CHECKING:
     import torch
+
+
+PROBED_CHUNKS = 4  # of the evaluation text: a tensor costs a forward pass over each
 
 
 class Options(BaseModel):
@@ -36,6 +41,11 @@ class Options(BaseModel):
     dtype: str = Field("auto", description="auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16")
     activations: Literal["cpu", "gpu", "none"] = Field(
         "cpu", description="round the inputs of products as ggml does on a CPU, with blocks of 32 throughout, or not at all"
+    )
+    n_probes: int = Field(
+        0,
+        ge=0,
+        description="tensors of each file, drawn at random, that are also measured alone, against what was predicted for them",
     )
     logits_mib: int = Field(1024, gt=0, description="memory for the reference's logits; more means fewer swaps of weights")
 
@@ -104,8 +114,32 @@ def bitclass3_evaluate(
             loaded, reference, candidates, architecture, chunks[begin : begin + group], scores, options.activations, progress
         )
     progress.end()
+    probed = [_probed(loaded, reference, candidate, architecture, chunks, options, progress) for candidate in candidates]
     scored_domains = domains[:, options.n_ctx // 2 + 1 :].reshape(-1)
-    return [
+    summaries = [
         summarize(c.path.stem, s.kld, s.same_top1, s.nll, s.reference_nll, scored_domains, len(chunks), "torch")
         for c, s in zip(candidates, scores, strict=True)
     ]
+    return [replace(summary, tensor_kld=klds) for summary, klds in zip(summaries, probed, strict=True)]
+
+
+def _probed(
+    loaded: TorchModel,
+    reference: Model,
+    candidate: Model,
+    architecture: Architecture,
+    chunks: NDArray[np.int64],
+    options: Options,
+    progress: Progress,
+) -> dict[str, float]:
+    """Mean KLD of single tensors of the candidate, on the first few chunks."""
+    if not options.n_probes:
+        return {}
+    few = chunks[:PROBED_CHUNKS]
+    names = drawn_tensors(loaded, reference, candidate, options.n_probes)
+    progress.begin(f"probe {candidate.path.stem}", len(names))
+    _put_weights(loaded, reference, architecture)
+    expected = [reference_logits(loaded, chunk) for chunk in few]
+    klds = tensor_klds(loaded, reference, candidate, architecture, names, few, expected, options.activations, progress)
+    progress.end()
+    return klds

@@ -113,11 +113,6 @@ def test_swaps_never_make_it_worse_where_they_are_judged(lab: Lab) -> None:
     assert lab.divergences(mix, lab.judged).mean() <= lab.divergences(lab.base, lab.judged).mean()
 
 
-def test_rank_correlation() -> None:
-    assert searching.rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 20, 90])) == 1
-    assert searching.rank_correlation(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1
-
-
 def test_the_table(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, few in (("N_MIXES", 3), ("N_SWAPS", 2), ("N_PROBES", 6)):
         monkeypatch.setattr(command, name, few)

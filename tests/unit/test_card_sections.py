@@ -209,3 +209,16 @@ def test_corpora_carry_the_hash_of_their_files(tmp_path: Path) -> None:
     run = replace(make_run(), corpus=Corpus((document("a", "x"),), (document("b", "x"),), (str(tmp_path / "a.txt"), "gone.txt")))
     part = section(text_of(run, tmp_path), "Benchmark Details")
     assert f"`a.txt` (sha256 `{hashlib.sha256(b'text').hexdigest()}`), `gone.txt`." in part
+
+
+def test_probed_tensors_stand_beside_their_costs(tmp_path: Path) -> None:
+    run = make_run()
+    ours = run.candidates[0]
+    costs = {name: run.costs.costs[name][q].cost for name, q in list(ours.allocation.qtypes.items())[:6]}
+    probed = replace(ours.evaluation, tensor_kld={name: 2 * cost for name, cost in costs.items()})
+    run = replace(run, candidates=(replace(ours, evaluation=probed), *run.candidates[1:]))
+    part = section(text_of(run, tmp_path), "Key Sensitivity Findings (Tiny-1B)")
+    assert (
+        f"6 tensors of `{ours.path.name}`, each put alone into the source: rank correlation of predicted and measured KLD" in part
+    )
+    assert "measured / predicted 2.00 in the geometric mean, scattered by a factor of 1.00." in part

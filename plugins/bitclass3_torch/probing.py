@@ -1,0 +1,50 @@
+"""Single tensors of a candidate put into the source: what each moves the predictions alone."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitclass3_core.model import Architecture, Model
+from bitclass3_core.progress import Progress
+from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.rounding import rounded_products
+from bitclass3_torch.scoring import score_chunk
+
+if TYPE_CHECKING:
+    import torch
+
+
+def drawn_tensors(loaded: TorchModel, reference: Model, candidate: Model, n_tensors: int, seed: int = 0) -> list[str]:
+    """So many of the tensors that the candidate has at another type, drawn at random."""
+    changed = sorted(name for name in loaded.places if candidate.tensors[name].dtype != reference.tensors[name].dtype)
+    return sorted(np.random.default_rng(seed).permutation(np.array(changed, dtype=str))[:n_tensors].tolist())
+
+
+def tensor_klds(
+    loaded: TorchModel,
+    reference: Model,
+    candidate: Model,
+    architecture: Architecture,
+    names: Sequence[str],
+    chunks: NDArray[np.int64],
+    expected: "Sequence[torch.Tensor]",
+    activations: str,
+    progress: Progress,
+) -> dict[str, float]:
+    """Mean KLD over ``chunks`` with each tensor alone from the candidate, its inputs rounded as its type has them.
+
+    ``loaded`` has the reference's weights before and after; ``expected`` are its logits of each chunk [n_scored, n_vocab].
+    """
+    found = {}
+    for name in names:
+        types = {other: (candidate if other == name else reference).tensors[other] for other in loaded.places}
+        loaded.load_weight(name, candidate, architecture)
+        with rounded_products(loaded, cast("Model", SimpleNamespace(tensors=types)), activations):
+            scores = [score_chunk(loaded, chunk, logits) for chunk, logits in zip(chunks, expected, strict=True)]
+        loaded.load_weight(name, reference, architecture)
+        found[name] = float(np.mean([score.kld.mean() for score in scores]))
+        progress.advance()
+    return found
