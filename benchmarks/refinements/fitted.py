@@ -65,7 +65,7 @@ def relinearised_table(lab: Lab, mix: Mix, seed: int = 0) -> Table:
 def _two_vectors(difference: torch.Tensor, own: TensorSensitivity) -> float:
     squared, total = difference.square(), 0.0
     for powers in own.roles:
-        columns = torch.from_numpy(np.ascontiguousarray(powers.in_factor.reshape(-1)))
-        rows = torch.ones(len(squared)) if powers.out_power is None else torch.from_numpy(np.ascontiguousarray(powers.out_power))
+        columns = torch.from_numpy(powers.in_factor.reshape(-1).copy())
+        rows = torch.ones(len(squared)) if powers.out_power is None else torch.from_numpy(powers.out_power.copy())
         total += 0.5 * float(rows @ (squared @ columns))
     return total
