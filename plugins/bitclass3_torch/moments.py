@@ -22,7 +22,7 @@ from bitclass3_torch.experts import ENOUGH_TOKENS
 from bitclass3_torch.loading import TorchModel
 from bitclass3_torch.places import TorchPlace
 from bitclass3_torch.statistics import EMBEDDING, sampled_label_loss
-from bitclass3_torch.sums import energies, limited
+from bitclass3_torch.sums import Gram, energies, limited
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 JUDGE_SHARE = 8  # one chunk in so many is left out of the moments, to judge by
 MAX_JUDGED = 2  # chunks
-_STRIPE = 256  # rows of a symmetric product that are computed at once, from the diagonal on
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +45,10 @@ class TensorMoments:
     judged_g: "torch.Tensor | None" = None
 
 
-class _Gram:
-    """A sum of w x x^T over tokens; what lies below the diagonal is left out until it is asked for."""
-
-    def __init__(self) -> None:
-        self._upper: torch.Tensor | None = None
-
-    def add(self, x: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
-        """Add tokens x [n_tokens, n], each with its weight."""
-        n = x.shape[1]
-        if self._upper is None:
-            self._upper = x.new_zeros(n, n)
-        weighted = (x if weights is None else x * weights[:, None]).T
-        for begin in range(0, n, _STRIPE):
-            self._upper[begin : begin + _STRIPE, begin:].addmm_(weighted[begin : begin + _STRIPE], x[:, begin:])
-
-    def mean(self, n_tokens: int) -> "torch.Tensor | None":
-        """The whole matrix [n, n] over ``n_tokens``; None if nothing was added."""
-        return None if self._upper is None else (self._upper.triu() + self._upper.triu(1).T) / n_tokens
-
-
 @dataclass(slots=True)
 class _Sums:
-    inputs: _Gram = field(default_factory=_Gram)
-    gradients: _Gram = field(default_factory=_Gram)
+    inputs: Gram = field(default_factory=Gram)
+    gradients: Gram = field(default_factory=Gram)
     n_tokens: int = 0
     judged: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Sums of squares over tokens, and how much each token of an expert counts in the mean of squared gradients."""
+"""Sums of squares and of products over tokens, and how much each token of an expert counts in the mean of squared gradients."""
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Array64 = NDArray[np.float64]
 Key = TypeVar("Key")
+_STRIPE = 256  # rows of a symmetric product that are computed at once, from the diagonal on
 
 
 class Sums(Generic[Key]):
@@ -25,6 +26,26 @@ class Sums(Generic[Key]):
             squares = squares * weights.reshape(-1, 1)
         summed = squares.sum(0).cpu().numpy().astype(np.float64)
         self.values[key] = self.values[key] + summed if key in self.values else summed
+
+
+class Gram:
+    """A sum of w x x^T over tokens; what lies below the diagonal is left out until it is asked for."""
+
+    def __init__(self) -> None:
+        self._upper: torch.Tensor | None = None
+
+    def add(self, x: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
+        """Add tokens x [n_tokens, n], each with its weight."""
+        n = x.shape[1]
+        if self._upper is None:
+            self._upper = x.new_zeros(n, n)
+        weighted = (x if weights is None else x * weights[:, None]).T
+        for begin in range(0, n, _STRIPE):
+            self._upper[begin : begin + _STRIPE, begin:].addmm_(weighted[begin : begin + _STRIPE], x[:, begin:])
+
+    def mean(self, n_tokens: int) -> "torch.Tensor | None":
+        """The whole matrix [n, n] over ``n_tokens``; None if nothing was added."""
+        return None if self._upper is None else (self._upper.triu() + self._upper.triu(1).T) / n_tokens
 
 
 def energies(inputs: "torch.Tensor") -> "torch.Tensor":
