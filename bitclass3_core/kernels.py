@@ -164,9 +164,15 @@ def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> N
     weights = None if imatrix is None else np.ascontiguousarray(imatrix, dtype=np.float32).ctypes.data_as(_FLOATS)
     handle = library().handle
     handle.ggml_quantize_chunk(q.ggml_id, rows.ctypes.data_as(_FLOATS), out.ctypes.data, 0, n_rows, n_in, weights)
-    if not handle.ggml_validate_row_data(q.ggml_id, out.ctypes.data, out.nbytes):
+    if not is_valid(out, q):
         raise UnusableTypeError("", q.name, "quantizing gave invalid blocks (scales that are no numbers)")
     return out
+
+
+def is_valid(data: NDArray[np.uint8], q: QType) -> bool:
+    """Whether the bytes of rows [n, row bytes] pass ggml's own check: every scale is a finite number. llama.cpp refuses others."""
+    data = np.ascontiguousarray(data)
+    return bool(library().handle.ggml_validate_row_data(q.ggml_id, data.ctypes.data, data.nbytes))
 
 
 def dequantize(data: NDArray[np.uint8], q: QType) -> FloatArray:

@@ -12,6 +12,8 @@ from rounding_runs import TARGET, mean_kld, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.toolchain.finding import find_program
+from bitclass3_core.toolchain.running import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +57,7 @@ def test_scales_stay_where_tuning_does_not_gain(plain: Path, tmp_path: Path) -> 
     assert ours(out).read_bytes() == ours(plain).read_bytes()
 
 
-def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path) -> None:
+def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path, llama_cpp: Path) -> None:
     out = Path(shutil.copytree(plain, tmp_path / "out"))
     text = ["--set", "export.options.gguf.n_tokens=4096", "--set", "export.options.gguf.n_ctx=256"]
     little = [*text, "--until", "export", "--baseline", "none"]
@@ -70,6 +72,9 @@ def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path) ->
     assert not (out / ".rounded").exists()
     assert ours(out).read_bytes() != ours(plain).read_bytes()
     assert list(out.glob("*.rounding.json"))
+    program = find_program("llama-completion", llama_cpp).path
+    checked = ["--check-tensors", "-p", "the", "-n", "1", "-no-cnv", "-c", "64", "-ngl", "0", "-t", "1", "--no-warmup"]
+    run_program([str(program), "-m", str(ours(out)), *checked])  # llama.cpp validates every row, and would not load others
 
 
 def test_goes_on_with_what_is_tuned(plain: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from bitclass3_gguf.codes import has_codes
 from bitclass3_gguf.feedback import Moments, output_errors, round_rows, round_together
 from gguf_files import heavy_tailed
 
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.kernels import dequantize, is_valid, quantize
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype
 
 GRIDS = [q for q in WRITABLE_QTYPES if not has_codes(qtype(q))]
@@ -41,6 +41,7 @@ def test_output_is_nearer_also_on_other_inputs(name):
     data, plain_error, error = done.data, done.plain_error, done.kept_error
     plain = quantize(ROWS, qtype(name), imatrix)
     np.testing.assert_array_equal(done.plain, plain)
+    assert is_valid(data, qtype(name)), "llama.cpp's own check"
     assert data.shape == plain.shape
     assert error < (0.95 if name in GRIDS else 0.75) * plain_error  # a grid's codes are chosen eight or four columns at a time
     assert error == pytest.approx(error_on(data, name, X), rel=1e-3)

@@ -181,6 +181,19 @@ def test_sampling_is_deterministic_and_follows_the_seed():
     assert measure(model, tensors, **options, seed=1).costs != measure(model, tensors, **options).costs
 
 
+def test_costs_do_not_depend_on_the_order_of_rows():
+    """Whole tensors: the same sums; sampled ones: other rows are drawn, within the errors that they state."""
+    model, order = memory_model(blk__0__attn_q=(64, 512)), np.random.default_rng(3).permutation(64)
+    in_power, out_power = gamma(512), gamma(64, seed=1)
+    other = memory_model(blk__0__attn_q=(64, 512))
+    other.values[Q] = model.values[Q][order]
+    given, turned = (TensorSensitivity(Powers(in_power, out)) for out in (out_power, out_power[order]))
+    for options, tolerance in (({}, 1e-6), ({"min_rows": 8, "whole_weights": 0, "relative_error": 0.2}, 0.6)):
+        costs = [measure(m, {Q: t}, **options).costs[Q] for m, t in ((model, given), (other, turned))]
+        for q in costs[0]:
+            assert costs[0][q].cost == pytest.approx(costs[1][q].cost, rel=tolerance), (options, q)
+
+
 def test_rows_without_any_weight_cost_nothing():
     model, _, name = tall(n_rows=5000)
     nothing = {name: TensorSensitivity(Powers(np.zeros(256, np.float32), np.zeros(5000, np.float32)))}
