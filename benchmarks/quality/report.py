@@ -8,8 +8,8 @@ from benchmarks.quality.peers import Published
 from benchmarks.quality.plot import write_plot
 from benchmarks.quality.results import Results
 from benchmarks.quality.section import write_section
-from benchmarks.quality.tables import TextTable, details, overview, shortfalls, text_tables
-from benchmarks.quality.texts import DEFAULT_TEXTS, STABILITY_TEXTS, usual_chunks
+from benchmarks.quality.tables import TextTable, details, overview, predictions, shortfalls, text_tables
+from benchmarks.quality.texts import DEFAULT_TEXTS, STABILITY_TEXTS, TEXT_NAMES, usual_chunks
 
 SECTION = "quality"
 GROUP = "texts"  # of the results
@@ -33,7 +33,8 @@ def command(results: Results, group: str, what: str = "") -> str:
     usual = usual_chunks()
     chunks = {text["n_chunks"] for name, text in texts.items() if text["n_chunks"] != usual.get(name)}
     parts = ["python -m benchmarks.quality", what]
-    parts += [f"--texts {','.join(texts)}"] if texts and tuple(texts) not in (DEFAULT_TEXTS, STABILITY_TEXTS) else []
+    named = tuple(name for name in TEXT_NAMES if name in texts)
+    parts += [f"--texts {','.join(named)}"] if named and named not in (DEFAULT_TEXTS, STABILITY_TEXTS) else []
     parts += [f"--chunks {n}" for n in sorted(chunks)]
     parts += [f"--set {shlex.quote(setting)}" for setting in results.facts.get("settings", [])]
     return " ".join(part for part in parts if part)
@@ -55,6 +56,7 @@ def quality_lines(results: Results, tables: Sequence[TextTable], published: Mapp
             "",
             *overview(table, published),
             "",
+            *([*lines_of, ""] if (lines_of := predictions(table)) and table.is_the_goals else []),
             *details(table, published),
             "",
             *([sentence, ""] if (sentence := shortfalls(table)) else []),

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.quality.goals import N_CHUNKS, TEXT, against_goal
 from benchmarks.quality.making import OURS, RECIPES, SIZES
 from benchmarks.quality.peers import PEER, STOCK, TRIAL, TRIAL_FEEDBACK, Published
 from benchmarks.quality.results import FileFacts, Results
+from benchmarks.quality.texts import TEXT_NAMES
 from bitclass3_core.evaluation import Evaluation, paired_difference
 
 LABELS: Mapping[str, str] = {
@@ -60,7 +63,8 @@ class TextTable:
 def text_tables(results: Results, sizes: Sequence[str] = SIZES) -> list[TextTable]:
     """What was measured of the files last made, text by text; texts without any figure are left out."""
     tables = []
-    for name, text in results.facts.get("texts", {}).items():
+    texts = results.facts.get("texts", {})
+    for name, text in sorted(texts.items(), key=lambda item: TEXT_NAMES.index(item[0])):
         rows = []
         for size in sizes:
             for recipe in RECIPES:
@@ -115,6 +119,22 @@ def _overview_cell(row: Row, published: Mapping[tuple[str, str], Published]) -> 
 def _goals(table: TextTable, size: str) -> str:
     goals = [against_goal(row.recipe, size, row.evaluation.mean_kld) for recipe in OURS if (row := table.row(size, recipe))]
     return "; ".join(goal for goal in goals if goal)
+
+
+def predictions(table: TextTable) -> list[str]:
+    """What the costs of plain rounding predicted, and what was measured; empty where no file of ours has a prediction."""
+    pairs = [(row, row.facts.predicted) for row in table.rows if row.recipe == "plain" and row.facts.predicted]
+    if not pairs:
+        return []
+    ratios = [row.evaluation.mean_kld / predicted for row, predicted in pairs]
+    rows = [
+        [row.size, f"{predicted:.4f}", kld(row.evaluation.mean_kld, row.evaluation.se_kld), f"{ratio:.2f}"]
+        for (row, predicted), ratio in zip(pairs, ratios, strict=True)
+    ]
+    fitted = float(np.exp(np.log(ratios).mean()))
+    about = "Sums of costs, before anything was measured, and the divergence of the file, plain rounding:"
+    table_of_all = markdown(["size of", "predicted", "measured", "measured / predicted"], rows)
+    return [about, "", *table_of_all, "", f"The fitted ratio (geometric mean) is {fitted:.2f}."]
 
 
 def details(table: TextTable, published: Mapping[tuple[str, str], Published]) -> list[str]:

@@ -11,7 +11,7 @@ from benchmarks.quality.plot import quality_figure, write_plot
 from benchmarks.quality.report import GROUP, command, quality_lines, write_quality
 from benchmarks.quality.results import Cell, FileFacts, Results
 from benchmarks.quality.section import markers, with_section
-from benchmarks.quality.tables import details, overview, shortfalls, text_tables
+from benchmarks.quality.tables import details, overview, predictions, shortfalls, text_tables
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ModelFileError
 from bitclass3_core.evaluation import Evaluation
 
@@ -52,6 +52,16 @@ def test_the_overview_has_goals_and_what_was_published(results: Results) -> None
     row = "| Q3_K_M | 0.356 ± 0.002 | 0.266 ± 0.002 (0.266) | **0.1500 ± 0.0023 (0.154)** | **0.1200 ± 0.0023 (0.12)** |"
     assert lines[2] == f"{row} 0.154, met; 0.105, 14 % above |"
     assert lines[3] == "| Q4_K_M | 0.0938 ± 0.0023 |  |  |  |  |"
+
+
+def test_predictions_stand_beside_what_was_measured(results: Results) -> None:
+    assert predictions(text_tables(results)[0]) == []
+    known = results.file("Q3_K_M/plain")
+    results.put_file("Q3_K_M/plain", replace(known, predicted=0.12))
+    lines = predictions(text_tables(results)[0])
+    assert "| Q3_K_M | 0.1200 | 0.1500 ± 0.0023 | 1.25 |" in lines
+    assert lines[-1] == "The fitted ratio (geometric mean) is 1.25."
+    assert lines[0] in quality_lines(results, text_tables(results), {})
 
 
 def test_details_pair_each_file_with_stock_and_plain(results: Results) -> None:
