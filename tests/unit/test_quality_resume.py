@@ -10,7 +10,7 @@ from perplexity_bench import N_CHUNKS, Bench
 from benchmarks.quality import benchmark as benchmark_module
 from benchmarks.quality.__main__ import main, parser
 from benchmarks.quality.benchmark import Benchmark
-from benchmarks.quality.making import Planned, made, settings_of
+from benchmarks.quality.making import OURS, Planned, made, settings_of
 from benchmarks.quality.measuring import Meter
 from benchmarks.quality.results import Results, cell_key
 from benchmarks.quality.stability import GROUP as STABILITY_GROUP
@@ -142,8 +142,8 @@ def test_a_second_call_makes_and_measures_nothing(bench: Bench, tmp_path: Path, 
 
 def test_settings_for_all_of_ours_and_for_one() -> None:
     given = ["estimate.options.seed=1", "feedback:export.options.rounds=3", "plain:a=b:c"]
-    assert settings_of("plain", given)[1:] == ["estimate.options.seed=1", "a=b:c"]
-    assert settings_of("feedback", given)[2:] == ["estimate.options.seed=1", "export.options.rounds=3"]
+    assert settings_of("plain", given) == [*OURS["plain"], "estimate.options.seed=1", "a=b:c"]
+    assert settings_of("feedback", given) == [*OURS["feedback"], "estimate.options.seed=1", "export.options.rounds=3"]
 
 
 @pytest.mark.parametrize(
