@@ -73,10 +73,23 @@ def _time_lines(results: Results, tables: Sequence[TextTable]) -> list[str]:
             making.setdefault(row.recipe, []).append(row.facts.seconds)
     keys = [text["key"] for text in results.facts.get("texts", {}).values()]
     cells = [cell.seconds for row in tables[0].rows for key in keys if (cell := results.cell(row.facts.sha256, key))]
+    means = {recipe: sum(each) / len(each) for recipe, each in making.items()}
     parts = [f"{stage} {_duration(seconds)}" for stage, seconds in shared.items()]
-    parts += [f"writing a file, {recipe}, {_duration(sum(each) / len(each))}" for recipe, each in making.items()]
+    parts += [f"writing a file, {recipe}, {_duration(seconds)}" for recipe, seconds in means.items()]
     parts += [f"measuring, all {len(cells)} figures of these files, {_duration(sum(cells))}"]
-    return [f"Time on {results.facts.get('cpu', 'this machine')}: {'; '.join(parts)}."]
+    return [f"Time on {results.facts.get('cpu', 'this machine')}: {'; '.join(parts)}.{_effort_line(shared, means)}"]
+
+
+def _effort_line(shared: Mapping[str, float], means: Mapping[str, float]) -> str:
+    """What a whole run with ``--effort normal`` takes until its file is written, beside the time that was set for it."""
+    if not {"estimate", "measure"} <= set(shared) or not {"plain", "feedback"} <= set(means):
+        return ""
+    whole = shared["estimate"] + shared["measure"] + means["feedback"]
+    allowed = 3 * shared["estimate"] + shared["measure"] + 2 * means["plain"]
+    return (
+        f" `--effort normal` (estimate, measure, file) takes {_duration(whole)}; three passes forward and backward over as many tokens, the"
+        f" costs and llama-quantize twice would take {_duration(allowed)}."
+    )
 
 
 def _duration(seconds: float) -> str:

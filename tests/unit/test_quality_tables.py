@@ -64,6 +64,14 @@ def test_predictions_stand_beside_what_was_measured(results: Results) -> None:
     assert lines[0] in quality_lines(results, text_tables(results), {})
 
 
+def test_time_of_normal_effort_stands_beside_what_was_set(results: Results) -> None:
+    assert "--effort normal" not in quality_lines(results, text_tables(results), {})[-1]
+    results.put_facts(seconds={"estimate": 100.0, "measure": 50.0})
+    line = quality_lines(results, text_tables(results), {})[-1]
+    assert "`--effort normal` (estimate, measure, file) takes 2.8 min;" in line, "100 + 50 + 20 s"
+    assert line.endswith("would take 6.5 min."), "3 * 100 + 50 + 2 * 20 s"
+
+
 def test_details_pair_each_file_with_stock_and_plain(results: Results) -> None:
     lines = details(text_tables(results)[0], PUBLISHED)
     feedback = next(line for line in lines if "error feedback" in line)
