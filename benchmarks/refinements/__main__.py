@@ -10,7 +10,7 @@ would decide in a run, and on WikiText-2 test, which decides here. Differences a
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,24 +35,24 @@ N_PROBES = 30
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A mix, what it was predicted to cost, and the minutes that finding it took."""
+    """A mix, what it was predicted to cost, the minutes that finding it took, and its divergence on ``lab.judged``, chunk by chunk."""
 
     label: str
     mix: Mix
     predicted: float | None
     minutes: float
+    judged: NDArray[np.float64]
 
 
-def _timed(label: str, found: Callable[[], tuple[Mix, float | None]]) -> Tried:
+def _timed(lab: Lab, label: str, found: Callable[[], tuple[Mix, float | None]]) -> Tried:
     begin = time.monotonic()
     mix, predicted = found()
-    return Tried(label, mix, predicted, (time.monotonic() - begin) / 60)
+    return Tried(label, mix, predicted, (time.monotonic() - begin) / 60, lab.divergences(mix, lab.judged))
 
 
 def refinements(lab: Lab) -> Iterator[Tried]:
     """The base and every refinement of it; the swaps begin with the one that is best on ``lab.judged``."""
-    yield (best := Tried("two vectors", lab.base, lab.total(lab.table, lab.base), 0.0))
-    least = float(lab.divergences(lab.base, lab.judged).mean())
+    yield (best := _timed(lab, "two vectors", lambda: (lab.base, lab.total(lab.table, lab.base))))
     seen = Seen(lab)
     steps = (
         ("head's exact cost", lambda: _by(lab, head_table(lab, seen.tokens))),
@@ -62,9 +62,8 @@ def refinements(lab: Lab) -> Iterator[Tried]:
         ("Hessian of the mix", lambda: _by(lab, relinearised_table(lab, lab.base), near=lab.base)),
     )
     for label, step in steps:
-        yield (tried := _timed(label, step))
-        if (now := float(lab.divergences(tried.mix, lab.judged).mean())) < least:
-            best, least = tried, now
+        yield (tried := _timed(lab, label, step))
+        best = min(best, tried, key=lambda one: float(one.judged.mean()))
     kept = 0
 
     def swaps() -> tuple[Mix, None]:
@@ -72,8 +71,8 @@ def refinements(lab: Lab) -> Iterator[Tried]:
         mix, kept = swap_search(lab, best.mix, N_SWAPS)
         return mix, None
 
-    tried = _timed("", swaps)
-    yield Tried(f"{kept} swaps after {best.label}", tried.mix, None, tried.minutes)
+    tried = _timed(lab, "", swaps)
+    yield replace(tried, label=f"{kept} swaps after {best.label}")
 
 
 class Seen:
@@ -135,12 +134,12 @@ def rows(lab: Lab) -> Iterator[str]:
     yield "|---" * len(HEADINGS) + "|"
     before: NDArray[np.float64] | None = None
     for tried in refinements(lab):
-        judged, test = lab.divergences(tried.mix, lab.judged), lab.divergences(tried.mix, lab.test)
+        test = lab.divergences(tried.mix, lab.test)
         less = "" if before is None else _mean(test - before, signed=True)
         before = test if before is None else before
         n_changed = sum(q != lab.base[name] for name, q in tried.mix.items())
         predicted = "" if tried.predicted is None else f"{tried.predicted:.4f}"
-        figures = (tried.label, predicted, _mean(judged), _mean(test), less, str(n_changed), f"{tried.minutes:.1f}")
+        figures = (tried.label, predicted, _mean(tried.judged), _mean(test), less, str(n_changed), f"{tried.minutes:.1f}")
         yield "| " + " | ".join(figures) + " |"
 
 

@@ -9,8 +9,6 @@ from numba import njit
 
 from bitclass3_core.model import FloatArray
 
-Grid = tuple[FloatArray, FloatArray, np.float32, FloatArray]  # step, offset, largest code, the codes' values if they have a table
-
 
 @njit(inline="always")  # type: ignore[untyped-decorator]
 def _nearest(scaled: np.float32, largest: np.float32, table: FloatArray) -> tuple[np.float32, np.float32]:
