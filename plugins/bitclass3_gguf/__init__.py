@@ -72,18 +72,21 @@ def bitclass3_export(
     options: Options,
     progress: Progress,
 ) -> list[Path]:
-    """Write ``out/stem.gguf``, rounded as the options say; after feedback also what it gained, tensor by tensor."""
+    """Write ``out/stem.gguf``, rounded as the options say; after feedback and tuning also what they gained."""
     with_feedback, is_tuned = options.rounding == "feedback", options.tuning_steps > 0
+    gains_path = out / f"{stem}{SUFFIX}"
     if allocation.solver == "stock" or not (with_feedback or is_tuned):
+        gains_path.unlink(missing_ok=True)  # an earlier file's of that name
         return write_file(model, allocation, sensitivity, out, stem, options, progress)
     rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
     if with_feedback:
         round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
-    tuned = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress) if is_tuned else rounded
+    tuned, tuning = rounded, None
+    if is_tuned:
+        tuned, tuning = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
     files = write_file(model, allocation, sensitivity, out, stem, options, progress, tuned)
-    if with_feedback:
-        files.append(out / f"{stem}{SUFFIX}")
-        save_gains(files[-1], rounded.gains())
+    save_gains(gains_path, rounded.gains(), tuning)
+    files.append(gains_path)
     if is_tuned:
         tuned.clear()
     if not options.keep_rounded:

@@ -19,7 +19,7 @@ from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.rounding_gains import RoundingGain, load_gains, save_gains
+from bitclass3_core.rounding_gains import RoundingGain, load_gains, mean_left, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options
@@ -89,8 +89,7 @@ def kept_in(
 
 def gains_line(gains: Mapping[str, RoundingGain]) -> str:
     """What the feedback gained, for the terminal."""
-    mean = sum(gain.left for gain in gains.values()) / max(1, len(gains))
-    return f"error feedback: {len(gains)} tensors; their part of the KL divergence is {mean:.2f} of plain rounding's, in the mean"
+    return f"error feedback: {len(gains)} tensors; their part of the KL divergence is {mean_left(gains):.2f} of plain rounding's, in the mean"
 
 
 def round_with_feedback(

@@ -11,12 +11,13 @@ from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.rounding_gains import TuningGain, load_tuning, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.plain import quantized_tensor
 from bitclass3_gguf.rounded import RoundedTensors
-from bitclass3_gguf.tuning import N_JUDGED, Tuned, tune_scales
+from bitclass3_gguf.tuning import N_JUDGED, tune_scales
 
 
 def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
@@ -46,8 +47,8 @@ def tune_rounded(
     rounded: RoundedTensors,
     options: Options,
     progress: Progress,
-) -> RoundedTensors:
-    """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains.
+) -> tuple[RoundedTensors, TuningGain | None]:
+    """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains; and what it gained.
 
     All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
     type, ModelFileError for too little text, the torch loader's errors where there is no HF folder.
@@ -58,7 +59,7 @@ def tune_rounded(
     kept = tuned_in(rounded, options)
     qtypes = {name: q for name, given in allocation.qtypes.items() if not (q := qtype(given)).is_float}
     if all(kept.path(name).is_file() for name in qtypes):
-        return kept
+        return kept, load_tuning(kept.gain_path("tuning"))
     loaded = load_torch_model(model, architecture, options.device, "auto")
     n_tokens = (options.tuning_steps + N_JUDGED) * options.n_ctx
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, n_tokens, options.n_ctx, "calibration", at_most=True)
@@ -68,13 +69,14 @@ def tune_rounded(
         )
     data = _gathered(model, qtypes, sensitivity, rounded, options)
     tuned = tune_scales(loaded, architecture, data, qtypes, chunks, options.tuning_steps, options.tuning_rate, progress)
-    progress.say(tuned_line(tuned))
+    progress.say(tuned_line(tuned.gain))
+    save_gains(kept.gain_path("tuning"), {}, tuned.gain)  # first: where the last tensor is, all is there
     for name in qtypes:
         kept.save(name, tuned.data[name])
-    return kept
+    return kept, tuned.gain
 
 
-def tuned_line(tuned: Tuned) -> str:
+def tuned_line(gain: TuningGain) -> str:
     """What the tuning gained, for the terminal."""
-    line = f"scales tuned: KLD {tuned.before:.4f} before, {tuned.after:.4f} after, on calibration text that they were not tuned on"
-    return line if tuned.after < tuned.before else f"{line}; left as they were"
+    line = f"scales tuned: KLD {gain.before:.4f} before, {gain.after:.4f} after, on calibration text that they were not tuned on"
+    return line if gain.is_kept else f"{line}; left as they were"

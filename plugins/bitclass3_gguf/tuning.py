@@ -20,6 +20,7 @@ from bitclass3_core.kernels import dequantize
 from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
+from bitclass3_core.rounding_gains import TuningGain
 from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
 
@@ -36,11 +37,10 @@ BETAS = (0.9, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The tensors' bytes, and the divergence on the chunks left out before and after, nats per token."""
+    """The tensors' bytes, and the divergence on the chunks left out before and after."""
 
     data: Mapping[str, Bytes]
-    before: float
-    after: float
+    gain: TuningGain
 
 
 class _Tensor:
@@ -168,7 +168,7 @@ def tune_scales(
     tuner = _Tuner(loaded, architecture, data, qtypes)
     if not tuner.tensors:
         progress.end()
-        return Tuned(data, before, before)
+        return Tuned(data, TuningGain(before, before))
     optimizer = torch.optim.Adam([change for tensor in tuner.tensors for change in tensor.changes], lr=rate, betas=BETAS, eps=1e-12)
     try:
         for step in range(n_steps):
@@ -186,5 +186,5 @@ def tune_scales(
         loaded.set_weight(name, dequantize(changed, qtypes[name]), architecture)
     after = judged()
     progress.end()
-    is_better = math.isfinite(after) and after < before
-    return Tuned({**data, **tuned} if is_better else data, before, after)
+    gain = TuningGain(before, after if math.isfinite(after) else before)
+    return Tuned({**data, **tuned} if gain.is_kept else data, gain)

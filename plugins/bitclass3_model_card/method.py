@@ -1,7 +1,9 @@
 """How It Works: five points, each with this run's own figures."""
 
+from bitclass3_core.errors import ConfigError
 from bitclass3_core.problem import Allocation
 from bitclass3_core.results import Run
+from bitclass3_core.rounding_gains import SUFFIX, load_gains, load_tuning, mean_left
 from bitclass3_model_card.facts import file_name, stage_plugin
 from bitclass3_model_card.text import code, counted, number
 
@@ -72,7 +74,31 @@ def _export(run: Run) -> str:
     name = f" ({code(plugin)})" if plugin else ""
     if run.ours.path is None:
         return f"**Export**{name}: this run wrote no GGUF."
-    return f"**Export**{name}: {code(file_name(run.ours))}, quantized tensor by tensor from the source; all types are ggml's own."
+    how = " ".join(["all types are ggml's own.", *_rounding(run)])
+    return f"**Export**{name}: {code(file_name(run.ours))}, quantized tensor by tensor from the source; {how}"
+
+
+def _rounding(run: Run) -> list[str]:
+    """What error feedback and tuning did, where the exporter left a record of them beside the file."""
+    record = run.ours.path.with_suffix(SUFFIX) if run.ours.path else None
+    if record is None or not record.is_file():
+        return []
+    try:
+        gains, tuning = load_gains(record), load_tuning(record)
+    except ConfigError:
+        return []
+    lines = []
+    if gains:
+        lines.append(
+            f"Error feedback rounded {counted(len(gains), 'tensor')}: columns take up each other's error, which leaves"
+            f" {number(mean_left(gains), 2)} of plain rounding's part of the KL divergence in the mean over tensors."
+        )
+    if tuning and tuning.is_kept:
+        lines.append(
+            "The scales of all blocks were then tuned to the source's predictions: KLD"
+            f" {number(tuning.before)} before and {number(tuning.after)} after, on calibration text that they were not tuned on."
+        )
+    return lines
 
 
 def method_section(run: Run) -> str:

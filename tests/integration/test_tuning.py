@@ -12,6 +12,7 @@ from rounding_runs import TARGET, mean_kld, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.rounding_gains import SUFFIX, load_gains, load_tuning
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
 
@@ -45,6 +46,13 @@ def test_less_divergence_with_the_same_codes(plain: Path, tmp_path: Path) -> Non
             n_changed += bool((a != b).any())
     assert n_changed > 30
     assert not (out / ".rounded").exists()
+    record = ours(out).with_suffix(SUFFIX)
+    gain = load_tuning(record)
+    assert gain is not None
+    assert 0 < gain.after < gain.before
+    assert f"KLD {gain.before:.4f} before, {gain.after:.4f} after" in done.err
+    assert load_gains(record) == {}, "no feedback came before"
+    assert "The scales of all blocks were then tuned" in (out / "README.md").read_text()
     for stock in plain.glob("*stock*.gguf"):
         assert (out / stock.name).read_bytes() == stock.read_bytes()
 
@@ -55,6 +63,10 @@ def test_scales_stay_where_tuning_does_not_gain(plain: Path, tmp_path: Path) -> 
     assert done.code == 0, done.err
     assert "left as they were" in done.err
     assert ours(out).read_bytes() == ours(plain).read_bytes()
+    assert (gain := load_tuning(ours(out).with_suffix(SUFFIX)))
+    assert not gain.is_kept
+    assert run(out, *TARGET, "--until", "export", "--baseline", "none").code == 0
+    assert not ours(out).with_suffix(SUFFIX).exists(), "written plainly now: the record was of the file before"
 
 
 def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path, llama_cpp: Path) -> None:
@@ -88,6 +100,7 @@ def test_goes_on_with_what_is_tuned(plain: Path, tmp_path: Path) -> None:
     done = run(out, *TARGET, *little)
     assert done.code == 0, done.err
     assert "scales tuned" not in done.err
+    assert load_tuning(ours(out).with_suffix(SUFFIX)) == load_tuning(ours(whole).with_suffix(SUFFIX))
     assert ours(out).read_bytes() == ours(whole).read_bytes()
     assert not (out / ".rounded").exists()
 

@@ -14,6 +14,7 @@ from bitclass3_core.comparing import Comparison
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, ModelFileError
 from bitclass3_core.results import Run
+from bitclass3_core.rounding_gains import SUFFIX, RoundingGain, TuningGain, save_gains
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, save_sensitivity
 
 CARD = """---
@@ -222,3 +223,29 @@ def test_probed_tensors_stand_beside_their_costs(tmp_path: Path) -> None:
         f"6 tensors of `{ours.path.name}`, each put alone into the source: rank correlation of predicted and measured KLD" in part
     )
     assert "measured / predicted 2.00 in the geometric mean, scattered by a factor of 1.00." in part
+
+
+def test_says_how_the_file_was_rounded(tmp_path: Path) -> None:
+    run = make_run()
+    path = tmp_path / "Tiny-1B-4.80bpw.gguf"
+    path.write_bytes(b"GGUF")
+    run = replace(run, candidates=(replace(run.ours, path=path), *run.candidates[1:]))
+    assert "Error feedback" not in section(text_of(run, tmp_path), "How It Works")
+    gains = {
+        "a.weight": RoundingGain("Q4_K", 1.0, 0.5, "rows alone"),
+        "b.weight": RoundingGain("Q4_K", 1.0, 0.7, "rows together"),
+    }
+    record = path.with_suffix(SUFFIX)
+    save_gains(record, gains)
+    part = section(text_of(run, tmp_path), "How It Works")
+    assert "Error feedback rounded 2 tensors" in part
+    assert "leaves 0.60 of plain rounding's part of the KL divergence" in part
+    assert "tuned" not in part
+    save_gains(record, gains, TuningGain(0.03, 0.02))
+    assert "KLD 0.03000 before and 0.02000 after, on calibration text" in section(text_of(run, tmp_path), "How It Works")
+    save_gains(record, {}, TuningGain(0.03, 0.03))
+    part = section(text_of(run, tmp_path), "How It Works")
+    assert "Error feedback" not in part
+    assert "tuned" not in part, "the scales stayed as they were"
+    record.write_text("[]")
+    assert "all types are ggml's own." in section(text_of(run, tmp_path), "How It Works"), "a damaged record says nothing"
