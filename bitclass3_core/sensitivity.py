@@ -18,8 +18,8 @@ class Powers:
     """The diagonal Hessian's two factors: F_ij ~= out_power_i * in_fisher_j (METHODS: KL Hessian).
 
     ``in_power`` is E[x^2], the imatrix: [n_in], or [n_expert, n_in] for a stack. ``out_power`` is [n_rows] (all experts'), or None where
-    the estimator cannot know it (then every row counts the same and costs are not in nats). ``in_fisher``, of in_power's shape, is
-    E[x^2] with each token weighed by its gradient; None where it is not known apart from in_power.
+    the estimator cannot know it (then every row counts the same and costs are not in nats). ``in_fisher``, of in_power's shape, has F's own
+    column sums, up to a factor; None where it is not known apart from in_power.
     """
 
     in_power: FloatArray

@@ -1,8 +1,7 @@
-"""The KL Hessian in two vectors: in_power = E[x^2] and out_power = E[g^2], one forward and one backward pass.
+"""The KL Hessian in two vectors, one forward and one backward pass: the row and column sums of the Fisher matrix's diagonal.
 
-g is the gradient of -log p(label) at the layer's output, the label drawn from the model's own distribution: the costs that follow
-are in nats of KL divergence per token and can be compared across tensors. Tokens of little input count less in the mean of g^2: see
-``bitclass3_torch/statistics.py``.
+They are those of the squared gradient of -log p(label), the label drawn from the model's own distribution: the costs that follow are in
+nats of KL divergence per token and can be compared across tensors. See ``bitclass3_torch/statistics.py``.
 """
 
 from bitclass3_torch.estimating import EstimateOptions, estimate

@@ -5,6 +5,7 @@
 With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
 is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows, by the ratio of
 their errors to those of a fast type that is measured on every row: rows are alike in it (Cochran: Sampling Techniques, chapter 6).
+Rows without out_power, such as those of an embedding's tokens that the text does not have, cost nothing and are not measured.
 Where the estimator knows it, the cost of rounding the inputs to the format that goes with the type is added.
 """
 
@@ -65,6 +66,7 @@ class _Weights:
     roles: tuple[tuple[NDArray[np.float64], FloatArray], ...]
     imatrix: FloatArray
     rows_per_expert: int
+    counting: IndexArray  # the rows whose errors cost anything
 
     def expert(self, rows: IndexArray) -> IndexArray:
         """Which expert's vectors each row uses."""
@@ -88,7 +90,8 @@ def _weights(model: Model, name: str, sensitivity: TensorSensitivity) -> _Weight
         )
         for powers in sensitivity.roles
     )
-    return _Weights(roles, np.atleast_2d(sensitivity.imatrix), info.n_rows // info.n_experts)
+    counting = np.flatnonzero(sum(out_power for out_power, _ in roles))
+    return _Weights(roles, np.atleast_2d(sensitivity.imatrix), info.n_rows // info.n_experts, counting)
 
 
 def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights: _Weights) -> NDArray[np.float64]:
@@ -109,19 +112,15 @@ def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights
 
 
 def _energies(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]:
-    """What it would cost to lose each row: 1/2 out_power_i * (W_i^2 . in_power)."""
-    info = model.tensors[name]
-    energies = np.empty(info.n_rows)
-    per_slab = max(1, _SLAB_WEIGHTS // info.n_in)
-    for begin in range(0, info.n_rows, per_slab):
-        rows = np.arange(begin, min(begin + per_slab, info.n_rows))
-        energies[rows] = weights.row_errors(np.square(model.read(name, rows)), rows)
-    return energies
+    """What it would cost to lose each row that counts: 1/2 out_power_i * (W_i^2 . in_power)."""
+    per_slab = max(1, _SLAB_WEIGHTS // model.tensors[name].n_in)
+    slabs = [weights.counting[begin : begin + per_slab] for begin in range(0, len(weights.counting), per_slab)]
+    return np.concatenate([weights.row_errors(np.square(model.read(name, rows)), rows) for rows in slabs])
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A number for every row that its errors are about proportional to, and the chance of each row to be drawn.
+    """A number for every row that counts which its errors are about proportional to, and the chance of each to be drawn.
 
     Half in proportion to that number, half uniform: no row can weigh more than twice what it weighs among all.
     """
@@ -131,15 +130,15 @@ class _Known:
 
 
 def _known(model: Model, name: str, weights: _Weights) -> _Known:
-    """The errors of the rows at a type whose kernel is fast; their energies where the tensor cannot have it."""
-    info = model.tensors[name]
+    """The errors of the rows that count at a type whose kernel is fast; their energies where the tensor cannot have it."""
+    info, rows = model.tensors[name], weights.counting
     fast = "Q5_0" if info.n_in % 256 else "Q6_K" if info.n_params <= _LARGE else "Q8_0"
     try:
-        sizes = _errors_of_rows(model, name, np.arange(info.n_rows), qtype(fast), weights)
+        sizes = _errors_of_rows(model, name, rows, qtype(fast), weights)
     except UnusableTypeError:
         sizes = _energies(model, name, weights)
     total = sizes.sum()
-    uniform = np.full(info.n_rows, 1 / info.n_rows)
+    uniform = np.full(len(rows), 1 / len(rows))
     return _Known(sizes, uniform if total <= 0 else 0.5 * uniform + 0.5 * sizes / total)
 
 
@@ -148,16 +147,16 @@ def _sampled(model: Model, name: str, q: QType, weights: _Weights, known: _Known
 
     Its bias is of the order of 1 / rows, its standard error that of what the ratio leaves (Cochran, equations 6.9 and 6.13).
     """
-    n_rows = model.tensors[name].n_rows
+    n_rows = len(weights.counting)
     seed = int.from_bytes(hashlib.sha256(f"{options.seed} {name}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)  # the same rows for every type: costs of a tensor are compared with each other
     errors, sizes = np.empty(0), np.empty(0)
     n_drawn, n_more = 0, options.min_rows
     while n_drawn + n_more < n_rows:
-        rows, counts = np.unique(rng.choice(n_rows, size=n_more, p=known.chances), return_counts=True)
-        drawn = _errors_of_rows(model, name, rows, q, weights)
-        errors = np.concatenate([errors, np.repeat(drawn / known.chances[rows], counts)])
-        sizes = np.concatenate([sizes, np.repeat(known.sizes[rows] / known.chances[rows], counts)])
+        drawn, counts = np.unique(rng.choice(n_rows, size=n_more, p=known.chances), return_counts=True)
+        found = _errors_of_rows(model, name, weights.counting[drawn], q, weights)
+        errors = np.concatenate([errors, np.repeat(found / known.chances[drawn], counts)])
+        sizes = np.concatenate([sizes, np.repeat(known.sizes[drawn] / known.chances[drawn], counts)])
         n_drawn, n_more = len(errors), len(errors)
         cost, se = _ratio_estimate(errors, sizes, float(known.sizes.sum()))
         if se <= options.relative_error * cost:
@@ -176,9 +175,9 @@ def _ratio_estimate(errors: NDArray[np.float64], sizes: NDArray[np.float64], tot
 
 
 def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
-    """Every row, no sampling error."""
-    n_rows = model.tensors[name].n_rows
-    return Cost(float(_errors_of_rows(model, name, np.arange(n_rows), q, weights).sum()), 0.0, n_rows)
+    """Every row that counts, no sampling error."""
+    rows = weights.counting
+    return Cost(float(_errors_of_rows(model, name, rows, q, weights).sum()), 0.0, len(rows))
 
 
 def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
@@ -207,7 +206,8 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
     costs: dict[str, dict[str, Cost]] = {}
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])
-        if info.n_rows <= 2 * options.min_rows or info.n_params <= options.whole_weights or options.relative_error == 0:
+        n_rows = len(weights.counting)
+        if n_rows <= 2 * options.min_rows or n_rows * info.n_in <= options.whole_weights or options.relative_error == 0:
             cells = {q: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
         else:
             known = _known(model, name, weights)

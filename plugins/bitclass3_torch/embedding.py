@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Embedding:
-    """What reaches the looked-up rows: how often each token occurs, and the squared gradient that it gets.
+    """What reaches the looked-up rows: how often each token occurs, and the square of the gradient that a chunk gives its row.
 
     Rows that are exactly zero (padding) stay zero in every type, so they count for nothing.
     """
@@ -26,23 +26,28 @@ class Embedding:
         self.has_gradients = False
 
     def add(self, ids: NDArray[np.int64], gradient: "torch.Tensor | None") -> None:
-        """Add one chunk: ids [n], gradient [n, n_embd]."""
+        """Add one chunk: ids [n], gradient [n, n_embd]; a row that was looked up several times gets the sum."""
         mine = self.used[ids]
-        np.add.at(self.counts, ids[mine], 1)
+        tokens, places, counts = np.unique(ids[mine], return_inverse=True, return_counts=True)
+        self.counts[tokens] += counts
         if gradient is not None:
-            squares = gradient.float().cpu().numpy()[mine].astype(np.float64) ** 2
-            np.add.at(self.row_power, ids[mine], squares.sum(-1))
+            rows = np.zeros((len(tokens), self.n_in))
+            np.add.at(rows, places, gradient.float().cpu().numpy()[mine])
+            squares = np.square(rows)
+            self.row_power[tokens] += squares.sum(1)
             self.column_power += squares.sum(0)
             self.has_gradients = True
 
     def powers(self, n_tokens: int) -> Powers:
-        """Two vectors whose product is f_r E[g_rj^2 | token r], rows smoothed as if each token had been seen once more.
+        """Two vectors whose product is f_r E[g_rj^2 | token r]; ``out_power`` [n_vocab] sums to 1, without gradients it is the frequency.
 
-        ``out_power`` sums to 1 over the vocabulary; without gradients it is the smoothed frequency and columns count alike.
+        Rows that the text does not have count for nothing. To give them a share, as if each had been seen once, would not price them
+        better but the whole table too high: the kernels round a row whatever its weight, so that the tokens which were seen are a fair
+        sample of those to come, while the vocabulary is not (on 229 M weights and 16,384 tokens two thirds of the shares would go to
+        rows that are hardly ever looked up, with 1.6 times the error of the others).
         """
-        n_seen, n_used = self.counts.sum(), self.used.sum()
+        n_seen = max(self.counts.sum(), 1)
         if not self.has_gradients:
-            return Powers(np.ones(self.n_in, np.float32), (self.used * (self.counts + 1) / (n_seen + n_used)).astype(np.float32))
-        mean = max(self.row_power.sum() / max(n_seen, 1), np.finfo(np.float32).tiny)
-        rows = self.used * (self.row_power + mean) / ((n_seen + n_used) * mean)
+            return Powers(np.ones(self.n_in, np.float32), (self.counts / n_seen).astype(np.float32))
+        rows = self.row_power / max(self.row_power.sum(), np.finfo(np.float32).tiny)
         return Powers((self.column_power / n_tokens).astype(np.float32), rows.astype(np.float32))

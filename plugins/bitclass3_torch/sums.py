@@ -1,4 +1,4 @@
-"""Sums of squares and of products over tokens, and how much each token of an expert counts in the mean of squared gradients."""
+"""Sums of squares and of products over tokens and over chunks, and how much a token of much or little energy counts in a mean."""
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 Array64 = NDArray[np.float64]
 Key = TypeVar("Key")
 _STRIPE = 256  # rows of a symmetric product that are computed at once, from the diagonal on
+_BLOCK_WEIGHTS = 1 << 25  # of a weight matrix's gradient that are in memory at once: 128 MiB
 
 
 class Sums(Generic[Key]):
@@ -26,6 +27,32 @@ class Sums(Generic[Key]):
             squares = squares * weights.reshape(-1, 1)
         summed = squares.sum(0).cpu().numpy().astype(np.float64)
         self.values[key] = self.values[key] + summed if key in self.values else summed
+
+
+class WeightGradients(Generic[Key]):
+    """Row and column sums of the squares of weight matrices' gradients, one gradient a chunk: the margins of the Fisher diagonal."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, Array64] = {}
+        self.columns: dict[Key, Array64] = {}
+
+    def add(self, key: Key, gradients: "torch.Tensor", inputs: "torch.Tensor") -> None:
+        """Add the square of one chunk's gradient, the sum of g x^T over its tokens: ``gradients`` [..., n_out], ``inputs`` [..., n_in].
+
+        In float32 whatever the model's type is: the sum is over terms of either sign.
+        """
+        import torch
+
+        g, x = (values.detach().reshape(-1, values.shape[-1]).float() for values in (gradients, inputs))
+        step = max(1, _BLOCK_WEIGHTS // x.shape[1])
+        rows, columns = [], x.new_zeros(x.shape[1])
+        for begin in range(0, g.shape[1], step):
+            squares = (g[:, begin : begin + step].T @ x).square_()
+            rows.append(squares.sum(1))
+            columns += squares.sum(0)
+        for known, found in ((self.rows, torch.cat(rows)), (self.columns, columns)):
+            summed = found.cpu().numpy().astype(np.float64)
+            known[key] = known[key] + summed if key in known else summed
 
 
 class Gram:

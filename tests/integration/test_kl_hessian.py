@@ -168,7 +168,7 @@ def test_evaluation_in_several_groups_gives_the_same_figures(example: Any) -> No
 
 
 def test_factors_have_the_row_and_column_sums_of_the_diagonal(example: Any, chunks: np.ndarray) -> None:
-    """E[g_i^2 x_j^2] written out for every weight: sums over rows and over columns are those of the two vectors' product."""
+    """E[G_ij^2] written out for every weight, G a chunk's gradient: its sums over rows and columns are those of the vectors' product."""
     model, architecture, loaded = example
     name = "blk.3.attn_v.weight"
     seen: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
@@ -181,7 +181,7 @@ def test_factors_have_the_row_and_column_sums_of_the_diagonal(example: Any, chun
     handle = loaded.modules[name].register_forward_hook(watch)
     powers = collect(loaded, model, architecture, chunks[:2], True, 0, Silent())[name].linear
     handle.remove()
-    diagonal = sum(g[0].square().T @ x.square() for x, g in seen) / chunks[:2].size
+    diagonal = sum((g[0].T @ x).square() for x, g in seen) / chunks[:2].size
     product = np.outer(powers.out_power, powers.in_factor)
     np.testing.assert_allclose(product.sum(0), diagonal.sum(0).numpy(), rtol=1e-3)
     np.testing.assert_allclose(product.sum(1), diagonal.sum(1).numpy(), rtol=1e-3)

@@ -96,7 +96,7 @@ def routed(net: Any, chunks: np.ndarray) -> list[tuple[torch.Tensor, ...]]:
 
 
 def squares_by_expert(net: Any, one_expert: Callable[..., Any], chunks: np.ndarray) -> dict[str, list[Any]]:
-    """Of both stacks, for each expert: (sum of x^2, tokens, weighted sum of g^2, weights)."""
+    """Of both stacks, for each expert: (sum of x^2, tokens, row sums of the squared gradients of chunks, sum of |x|^2)."""
     experts = net.model.layers[0].mlp.experts
     n_experts = len(experts.down_proj)
     sums: dict[str, list[Any]] = {name: [[0.0, 0, 0.0, 0.0] for _ in range(n_experts)] for name in ("gate_up_proj", "down_proj")}
@@ -110,23 +110,21 @@ def squares_by_expert(net: Any, one_expert: Callable[..., Any], chunks: np.ndarr
             rows["gate_up_proj"].append((x[token], g_gate_up))
             rows["down_proj"].append((down_in.detach(), g_down))
         for name, found in rows.items():
-            energy = torch.cat([inputs.square().sum(-1) for inputs, _ in found])
             for sum_, (inputs, g) in zip(sums[name], found, strict=True):
-                counts = (inputs.square().sum(-1) / energy.median()).clamp(max=1)
                 sum_[0] += inputs.square().sum(0).numpy()
                 sum_[1] += len(inputs)
-                sum_[2] += (g.square() * counts[:, None]).sum(0).numpy()
-                sum_[3] += float(counts.sum())
+                sum_[2] += (g.T @ inputs).square().sum(1).numpy()
+                sum_[3] += float(inputs.square().sum())
     return sums
 
 
 def expected_powers(sums: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """(in_power, out_power), both by expert, of experts that all have tokens; two of six see each token."""
-    x, n, g, weight = (np.array([of_expert[i] for of_expert in sums], dtype=float) for i in range(4))
+    x, n, g, energy = (np.array([of_expert[i] for of_expert in sums], dtype=float) for i in range(4))
     trust = np.minimum(n / ENOUGH_TOKENS, 1)[:, None]
     share = 2 * (n + 1) / (n.sum() + 6)
-    mean_x, mean_g = x.sum(0) / n.sum(), g.sum(0) / weight.sum()
-    return trust * x / n[:, None] + (1 - trust) * mean_x, share[:, None] * (trust * g / weight[:, None] + (1 - trust) * mean_g)
+    mean_x, mean_g = x.sum(0) / n.sum(), g.sum(0) / energy.sum()
+    return trust * x / n[:, None] + (1 - trust) * mean_x, share[:, None] * (trust * g / energy[:, None] + (1 - trust) * mean_g)
 
 
 @pytest.mark.parametrize("n_tokens", [480, 40])

@@ -8,6 +8,7 @@ from bitclass3_weighted_error import Options
 from gguf_files import MemoryModel, heavy_tailed, matrices, memory_model
 
 from bitclass3_core.checks import check_sensitivity
+from bitclass3_core.costs import Cost
 from bitclass3_core.errors import ConfigError, UnusableTypeError
 from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.qtypes import menu, qtype
@@ -252,3 +253,23 @@ def test_uniform_estimator_makes_it_half_the_squared_error():
     check_sensitivity(sensitivity, model, frozenset({Q}), "uniform")
     cost = measure(memory_model(blk__0__attn_q=(16, 512)), sensitivity.tensors, (q,)).costs[Q]["Q4_0"].cost
     assert cost == pytest.approx(0.5 * squared(model.values[Q], q, np.ones(512, np.float32)).sum(), rel=1e-5)
+
+
+def test_rows_without_out_power_cost_nothing_and_are_not_measured():
+    model, tensors, name = tall(n_rows=6000)
+    known = tensors[name].linear
+    few = np.where(np.arange(6000) % 10 == 3, known.out_power, 0).astype(np.float32)
+    qtypes = menu(["Q3_K", "Q4_0"])
+    sparse = {name: TensorSensitivity(Powers(known.in_power, few))}
+    whole = measure(model, sparse, qtypes, relative_error=0).costs[name]
+    assert {cell.n_rows for cell in whole.values()} == {600}
+    rows = np.flatnonzero(few)
+    alone = MemoryModel({name: model.read(name, rows)})
+    same = measure(alone, {name: TensorSensitivity(Powers(known.in_power, few[rows]))}, qtypes, relative_error=0).costs[name]
+    sampled = measure(model, sparse, qtypes, min_rows=64, relative_error=0.1, whole_weights=0).costs[name]
+    for q in ("Q3_K", "Q4_0"):
+        assert whole[q].cost == pytest.approx(same[q].cost, rel=1e-6)
+        assert sampled[q].n_rows < 600
+        assert abs(sampled[q].cost - whole[q].cost) < 4 * sampled[q].se
+    nothing = {name: TensorSensitivity(Powers(known.in_power, np.zeros(6000, np.float32)))}
+    assert measure(model, nothing, qtypes).costs[name]["Q3_K"] == Cost(0.0, 0.0, 0)
