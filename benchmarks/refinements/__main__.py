@@ -1,6 +1,7 @@
 """What would make the two vectors' allocation better, tried on a real language model of 229 M weights, one size after the other.
 
-    python -m benchmarks.refinements --sizes Q3_K_M        half an hour on 2 cores
+    python -m benchmarks.refinements --sizes Q3_K_M                            half an hour on 2 cores
+    python -m benchmarks.refinements --sizes Q2_K --only "token by token"      six minutes
 
 Each refinement changes the costs or the mix, the solver answers at the same size, and the mix is measured in torch, weights rounded as
 llama-quantize rounds them, activations as llama.cpp rounds them on a CPU: on calibration text that no cost was made from ("judged"), which
@@ -9,7 +10,7 @@ would decide in a run, and on WikiText-2 test, which decides here. Differences a
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +18,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.benchmark import ROOT
+from benchmarks.quality.benchmark import ROOT, check_names
 from benchmarks.quality.making import SIZES, Setup
 from benchmarks.quality.smol768 import built
 from benchmarks.quality.texts import Texts
-from benchmarks.refinements.fitted import drawn_mixes, fitted_multipliers, multiplied, relinearised_table
+from benchmarks.refinements.fitted import class_of, drawn_mixes, fitted_multipliers, multiplied, relinearised_table
 from benchmarks.refinements.lab import Lab, Mix, Table
-from benchmarks.refinements.scores import Scores, Tokens, captured, gram_table, gram_total, head_table, score_table, scores
+from benchmarks.refinements.scores import (
+    Scores,
+    Tokens,
+    captured,
+    gram_table,
+    gram_total,
+    head_table,
+    score_table,
+    scores,
+    token_shares,
+    token_table,
+)
 from benchmarks.refinements.searching import probes, swap_search
 from bitclass3_core.corpus import Document
 from bitclass3_core.progress import terminal_progress
@@ -50,11 +62,15 @@ def _timed(lab: Lab, label: str, found: Callable[[], tuple[Mix, float | None]]) 
     return Tried(label, mix, predicted, (time.monotonic() - begin) / 60, lab.divergences(mix, lab.judged))
 
 
-def refinements(lab: Lab) -> Iterator[Tried]:
-    """The base and every refinement of it; the swaps begin with the one that is best on ``lab.judged``."""
+STEPS = ("token by token", "head's exact cost", "scores", "Gram matrix", "class multipliers", "Hessian of the mix", "swaps")
+
+
+def refinements(lab: Lab, only: Collection[str] = STEPS) -> Iterator[Tried]:
+    """The base and every refinement of it; the swaps begin with the one that is best on ``lab.judged``. The first step takes one back."""
     yield (best := _timed(lab, "two vectors", lambda: (lab.base, lab.total(lab.table, lab.base))))
     seen = Seen(lab)
     steps = (
+        ("token by token", lambda: _by(lab, token_table(lab, _shares(lab, seen.tokens)))),
         ("head's exact cost", lambda: _by(lab, head_table(lab, seen.tokens))),
         ("scores", lambda: _by(lab, score_table(lab, seen.scores))),
         ("Gram matrix", lambda: _gram(lab, seen.scores)),
@@ -62,8 +78,12 @@ def refinements(lab: Lab) -> Iterator[Tried]:
         ("Hessian of the mix", lambda: _by(lab, relinearised_table(lab, lab.base), near=lab.base)),
     )
     for label, step in steps:
+        if label not in only:
+            continue
         yield (tried := _timed(lab, label, step))
         best = min(best, tried, key=lambda one: float(one.judged.mean()))
+    if "swaps" not in only:
+        return
     kept = 0
 
     def swaps() -> tuple[Mix, None]:
@@ -120,6 +140,14 @@ def _multipliers(lab: Lab) -> dict[str, float]:
     return factors
 
 
+def _shares(lab: Lab, tokens: Mapping[str, Tokens]) -> dict[str, float]:
+    shares = token_shares(lab, tokens)
+    classes = sorted({class_of(lab, name) for name in shares})
+    means = ((wanted, [share for name, share in shares.items() if class_of(lab, name) == wanted]) for wanted in classes)
+    lab.progress.say("token by token, share of the diagonal: " + ", ".join(f"{name} {np.mean(own):.2f}" for name, own in means))
+    return shares
+
+
 def _mean(values: NDArray[np.float64], signed: bool = False) -> str:
     error = values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():+.4f} ± {error:.4f}" if signed else f"{values.mean():.4f} ± {error:.4f}"
@@ -128,12 +156,12 @@ def _mean(values: NDArray[np.float64], signed: bool = False) -> str:
 HEADINGS = ("refinement", "predicted", "judged", "test", "test less two vectors'", "tensors changed", "minutes")
 
 
-def rows(lab: Lab) -> Iterator[str]:
+def rows(lab: Lab, only: Collection[str] = STEPS) -> Iterator[str]:
     """The table's lines, each as soon as it is known."""
     yield "| " + " | ".join(HEADINGS) + " |"
     yield "|---" * len(HEADINGS) + "|"
     before: NDArray[np.float64] | None = None
-    for tried in refinements(lab):
+    for tried in refinements(lab, only):
         test = lab.divergences(tried.mix, lab.test)
         less = "" if before is None else _mean(test - before, signed=True)
         before = test if before is None else before
@@ -163,7 +191,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the texts, as for python -m benchmarks.quality")
     parser.add_argument("--out", type=Path, default=Path("out/smol768"), help="folder of runs; default out/smol768")
     parser.add_argument("--chunks", type=int, default=24, help="chunks of 512 tokens of WikiText-2 test; default 24")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=STEPS, metavar="STEP,...", help=f"of {', '.join(STEPS)}; default all"
+    )
     arguments = parser.parse_args()
+    check_names(arguments.only, STEPS, "step")
     progress = terminal_progress(quiet=False)
     texts = Texts.found(arguments.data, ROOT)
     measured_on = texts.evaluation(["wiki"], arguments.chunks)
@@ -172,9 +204,10 @@ def main() -> None:
     for size in arguments.sizes.split(","):
         lab = Lab(setup.pipeline("run", size, ['export.plugin="gguf"']), test, arguments.chunks, progress)
         print(f"\n### The size of {size}\n", flush=True)
-        for line in rows(lab):
+        for line in rows(lab, arguments.only):
             print(line, flush=True)
-        print(f"\n{probe_line(lab)}", flush=True)
+        if arguments.only == STEPS:
+            print(f"\n{probe_line(lab)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,30 @@ def scores(lab: Lab, tokens: Mapping[str, Tokens]) -> Scores:
     return found
 
 
+def token_shares(lab: Lab, tokens: Mapping[str, Tokens]) -> dict[str, float]:
+    """1/2 sum_ij F_ij D_ij^2 with F squared token by token, E[g_i^2 x_j^2], over that with a chunk's whole gradient squared, as it is in
+    the costs; by tensor, D that of its type in the two vectors' mix."""
+    found = {}
+    for name, own in tokens.items():
+        squared = torch.from_numpy(lab.weights(name, lab.base[name]) - lab.model.read(name)).square()
+        x, g = own.x.float(), own.g.float()
+        alone = float(((x.square() @ squared.T) * g.square()).sum())
+        parts = [slice(begin, begin + N_CTX) for begin in range(0, len(x), N_CTX)]
+        together = sum(float(((g[part].T @ x[part]).square() * squared).sum()) for part in parts)
+        if together > 0:
+            found[name] = alone / together
+    return found
+
+
+def token_table(lab: Lab, shares: Mapping[str, float]) -> Table:
+    """The two vectors' costs as they would be token by token; what the rounding of inputs costs stays."""
+    table: Table = {}
+    for name, cells in lab.table.items():
+        rest = {q: min(cost, lab.activation(name, q)) for q, cost in cells.items()}
+        table[name] = {q: (cost - rest[q]) * shares.get(name, 1.0) + rest[q] for q, cost in cells.items()}
+    return table
+
+
 def score_table(lab: Lab, found: Scores) -> Table:
     """1/2 E[(g^T D x)^2]; tensors without scores keep their cost."""
     table = {name: dict(cells) for name, cells in lab.table.items()}

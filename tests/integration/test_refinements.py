@@ -7,8 +7,19 @@ from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF
 
 from benchmarks.refinements import __main__ as command
 from benchmarks.refinements import fitted, searching
+from benchmarks.refinements import scores as scores_of
 from benchmarks.refinements.lab import Lab
-from benchmarks.refinements.scores import captured, gram_table, gram_total, head_table, score_table, scores
+from benchmarks.refinements.scores import (
+    Tokens,
+    captured,
+    gram_table,
+    gram_total,
+    head_table,
+    score_table,
+    scores,
+    token_shares,
+    token_table,
+)
 from bitclass3_core.config import load_config
 from bitclass3_core.corpus import document, read_documents
 from bitclass3_core.pipeline import Pipeline
@@ -82,6 +93,21 @@ def test_gram_form_is_the_sum_form_when_products_are_zero(lab: Lab) -> None:
     assert gram["blk.1.ffn_down.weight"] == pytest.approx(summed["blk.1.ffn_down.weight"])
 
 
+def test_token_by_token_is_the_same_where_each_chunk_has_one_token(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = captured(lab)
+    shares = token_shares(lab, tokens)
+    assert set(shares) == set(tokens)
+    assert np.mean([share for name, share in shares.items() if "ffn_down" in name]) == pytest.approx(1, abs=0.3)
+    few = {name: Tokens(tokens[name].x[:8], tokens[name].g[:8]) for name in ("blk.3.attn_v.weight", "blk.0.ffn_up.weight")}
+    monkeypatch.setattr(scores_of, "N_CTX", 1)
+    assert token_shares(lab, few) == pytest.approx(dict.fromkeys(few, 1.0), rel=1e-3)
+    table = token_table(lab, {"output.weight": 0.5})
+    for q, cost in lab.table["output.weight"].items():
+        rest = lab.activation("output.weight", q)
+        assert table["output.weight"][q] == pytest.approx(0.5 * cost + 0.5 * min(rest, cost))
+    assert table["blk.0.ffn_up.weight"] == pytest.approx(lab.table["blk.0.ffn_up.weight"])
+
+
 def test_exact_cost_of_the_head(lab: Lab) -> None:
     table = head_table(lab, captured(lab))
     assert {name: cells for name, cells in table.items() if name != "output.weight"} == {
@@ -119,8 +145,17 @@ def test_the_table(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(command, name, few)
     lines = list(command.rows(lab))
     assert [line.split(" | ")[0] for line in lines[2:-1]] == [
-        *("| two vectors", "| head's exact cost", "| scores", "| Gram matrix", "| class multipliers", "| Hessian of the mix")
+        *(
+            "| two vectors",
+            "| token by token",
+            "| head's exact cost",
+            "| scores",
+            "| Gram matrix",
+            "| class multipliers",
+            "| Hessian of the mix",
+        )
     ]
     assert "swaps after" in lines[-1]
+    assert len(list(command.rows(lab, ["token by token"]))) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert "rank correlation" in command.probe_line(lab)
