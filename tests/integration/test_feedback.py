@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from command import GGUF, TEXT, bitclass3, run
-from rounding_runs import TARGET, mean_kld, ours
+from rounding_runs import TARGET, mean_kld, n_quantized, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.rounding_gains import load_gains
@@ -18,7 +18,7 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     out = Path(shutil.copytree(plain, tmp_path / "out"))
     done = run(out, *TARGET, *FEEDBACK[:2])  # both factors are matrices: the few tokens of the other tests do not carry them
     assert done.code == 0, done.err
-    assert "error feedback: 64 tensors; their part of the KL divergence is 0." in done.err
+    assert f"error feedback: {n_quantized(out)} tensors; their part of the KL divergence is 0." in done.err
     a, b = GgufModel(ours(plain)), GgufModel(ours(out))
     assert ours(out).stat().st_size == ours(plain).stat().st_size
     assert {name: info.dtype for name, info in a.tensors.items()} == {name: info.dtype for name, info in b.tensors.items()}
@@ -26,7 +26,7 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     assert not (out / ".rounded").exists()
     (gains,) = (load_gains(path) for path in out.glob("*.rounding.json"))
     assert {name: gain.qtype for name, gain in gains.items()} == {name: b.tensors[name].dtype for name in gains}
-    assert len(gains) == 64
+    assert len(gains) == n_quantized(out) > 60
     assert all(0 < gain.kept <= gain.plain for gain in gains.values())
     assert {gain.rounding for gain in gains.values()} >= {"rows alone", "rows together"}
     assert (a.read_raw("token_embd.weight") != b.read_raw("token_embd.weight")).any()
@@ -53,7 +53,8 @@ def test_goes_on_with_the_tensors_that_are_done(plain: Path, tmp_path: Path) -> 
     done = run(out, *TARGET, *little)
     assert done.code == 0, done.err
     assert ours(out).read_bytes() == ours(whole).read_bytes()
-    assert len(load_gains(next(out.glob("*.rounding.json")))) == 64, "those of the first, broken-off run are among them"
+    gains = load_gains(next(out.glob("*.rounding.json")))
+    assert len(gains) == n_quantized(out), "those of the first, broken-off run are among them"
 
 
 # The exporter itself, which dies at the sixth tensor that it keeps.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bitclass3_gguf.codes import has_codes, unpack
 from command import CALIBRATION, EVALUATION, GGUF, MODEL, TEXT, bitclass3, run
-from rounding_runs import TARGET, mean_kld, ours
+from rounding_runs import TARGET, mean_kld, n_quantized, ours
 
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.qtypes import qtype
@@ -75,8 +75,8 @@ def test_high_effort_is_feedback_and_then_tuning(plain: Path, tmp_path: Path, ll
     little = [*text, "--until", "export", "--baseline", "none"]
     done = run(out, *TARGET, "--effort", "normal", *little, "--set", "export.options.gguf.keep_rounded=true")
     assert done.code == 0, done.err
-    assert "error feedback: 64 tensors" in done.err
-    assert len(list((out / ".rounded").glob("*.npy"))) == 64
+    assert f"error feedback: {n_quantized(out)} tensors" in done.err
+    assert len(list((out / ".rounded").glob("*.npy"))) == n_quantized(out) > 60
     done = run(out, *TARGET, "--effort", "high", *little, *tuning(8))
     assert done.code == 0, done.err
     assert "error feedback" not in done.err, "it goes on with the tensors that normal effort left"
