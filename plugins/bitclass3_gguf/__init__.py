@@ -74,9 +74,7 @@ def bitclass3_export(
 ) -> list[Path]:
     """Write ``out/stem.gguf``, rounded as the options say; after feedback and tuning also what they gained."""
     with_feedback, is_tuned = options.rounding == "feedback", options.tuning_steps > 0
-    gains_path = out / f"{stem}{SUFFIX}"
     if allocation.solver == "stock" or not (with_feedback or is_tuned):
-        gains_path.unlink(missing_ok=True)  # an earlier file's of that name
         return write_file(model, allocation, sensitivity, out, stem, options, progress)
     rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
     if with_feedback:
@@ -85,8 +83,8 @@ def bitclass3_export(
     if is_tuned:
         tuned, tuning = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
     files = write_file(model, allocation, sensitivity, out, stem, options, progress, tuned)
-    save_gains(gains_path, rounded.gains(), tuning)
-    files.append(gains_path)
+    files.append(out / f"{stem}{SUFFIX}")
+    save_gains(files[-1], rounded.gains(), tuning)
     if is_tuned:
         tuned.clear()
     if not options.keep_rounded:

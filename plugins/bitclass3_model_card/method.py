@@ -31,7 +31,7 @@ def _sensitivity(run: Run) -> str:
         ", from a backward pass with labels sampled from the model's own predictions" if found.estimator == "kl-hessian" else ""
     )
     return (
-        f"{text} and that of each output channel's gradient (out_power{backward}). Their product is the diagonal of the Hessian of the"
+        f"{text} and what an error costs in each output channel (out_power{backward}). From both comes the diagonal of the Hessian of the"
         " KL divergence."
     )
 

@@ -43,8 +43,8 @@ class Embedding:
 
         Rows that the text does not have count for nothing. To give them a share, as if each had been seen once, would not price them
         better but the whole table too high: the kernels round a row whatever its weight, so that the tokens which were seen are a fair
-        sample of those to come, while the vocabulary is not (on 229 M weights and 16,384 tokens two thirds of the shares would go to
-        rows that are hardly ever looked up, with 1.6 times the error of the others).
+        sample of those to come, while the vocabulary is not (of 49,152 rows and 16,384 tokens at least half of all shares would go to rows that
+        the text does not have).
         """
         n_seen = max(self.counts.sum(), 1)
         if not self.has_gradients:

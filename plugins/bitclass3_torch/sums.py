@@ -20,11 +20,9 @@ class Sums(Generic[Key]):
     def __init__(self) -> None:
         self.values: dict[Key, Array64] = {}
 
-    def add(self, key: Key, tensor: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
-        """Add the squares of [..., n], summed over all but the last dimension, each token [...] with its weight."""
+    def add(self, key: Key, tensor: "torch.Tensor") -> None:
+        """Add the squares of [..., n], summed over all but the last dimension."""
         squares = tensor.detach().float().reshape(-1, tensor.shape[-1]).square()
-        if weights is not None:
-            squares = squares * weights.reshape(-1, 1)
         summed = squares.sum(0).cpu().numpy().astype(np.float64)
         self.values[key] = self.values[key] + summed if key in self.values else summed
 
