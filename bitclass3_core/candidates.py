@@ -123,8 +123,10 @@ class CandidateStore:
         )
         path = self._gguf_of(planned.name, files)
         self._check_file(path, files, planned)
-        for stale in set(self._folder.files_of(f"file {planned.name}")) - set(files):
-            stale.unlink(missing_ok=True)  # of another exporter, or of other options: they would speak of a file that is gone
+        written = {file.name for file in files}  # by name: an exporter may answer the same path in another form
+        for earlier in self._folder.files_of(f"file {planned.name}"):
+            if earlier.name not in written:  # of another exporter, or of other options: it would speak of a file that is gone
+                earlier.unlink(missing_ok=True)
         failed = {"failed": sorted(self._stages.failed)} if self._stages.failed else {}  # so that the next run tries them again
         self._folder.record(f"file {planned.name}", path, {**parts, **failed}, files)
         return path
