@@ -43,7 +43,7 @@ def quality_figure(tables: Sequence[TextTable], published: Mapping[tuple[str, st
     if not tables:
         return None
     figure = new_figure(5.2 * len(tables) if len(tables) > 1 else 7.5, 5.2)
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    panels = figure.subplots(1, len(tables), squeeze=False, sharex=True)[0]  # a text may have fewer sizes than another
     handles = {}
     for axes, table in zip(panels, tables, strict=True):
         for name, points in _series(table, published).items():
