@@ -12,7 +12,7 @@ import argparse
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -62,27 +62,26 @@ def _timed(lab: Lab, label: str, found: Callable[[], tuple[Mix, float | None]]) 
     return Tried(label, mix, predicted, (time.monotonic() - begin) / 60, lab.divergences(mix, lab.judged))
 
 
-STEPS = ("token by token", "head's exact cost", "scores", "Gram matrix", "class multipliers", "Hessian of the mix", "swaps")
+STEPS: Mapping[str, Callable[[Lab, "Seen"], tuple[Mix, float]]] = {
+    "token by token": lambda lab, seen: _by(lab, token_table(lab, _shares(lab, seen.tokens))),  # takes a refinement back
+    "head's exact cost": lambda lab, seen: _by(lab, head_table(lab, seen.tokens)),
+    "scores": lambda lab, seen: _by(lab, score_table(lab, seen.scores)),
+    "Gram matrix": lambda lab, seen: _gram(lab, seen.scores),
+    "class multipliers": lambda lab, _: _by(lab, multiplied(lab, _multipliers(lab))),
+    "Hessian of the mix": lambda lab, _: _by(lab, relinearised_table(lab, lab.base), near=lab.base),
+}
+SWAPS, SINGLE = "swaps", "single tensors"
+ALL = (*STEPS, SWAPS, SINGLE)
 
 
-def refinements(lab: Lab, only: Collection[str] = STEPS) -> Iterator[Tried]:
-    """The base and every refinement of it; the swaps begin with the one that is best on ``lab.judged``. The first step takes one back."""
+def refinements(lab: Lab, only: Collection[str] = ALL) -> Iterator[Tried]:
+    """The base and every refinement of it; the swaps begin with the one that is best on ``lab.judged``."""
     yield (best := _timed(lab, "two vectors", lambda: (lab.base, lab.total(lab.table, lab.base))))
     seen = Seen(lab)
-    steps = (
-        ("token by token", lambda: _by(lab, token_table(lab, _shares(lab, seen.tokens)))),
-        ("head's exact cost", lambda: _by(lab, head_table(lab, seen.tokens))),
-        ("scores", lambda: _by(lab, score_table(lab, seen.scores))),
-        ("Gram matrix", lambda: _gram(lab, seen.scores)),
-        ("class multipliers", lambda: _by(lab, multiplied(lab, _multipliers(lab)))),
-        ("Hessian of the mix", lambda: _by(lab, relinearised_table(lab, lab.base), near=lab.base)),
-    )
-    for label, step in steps:
-        if label not in only:
-            continue
-        yield (tried := _timed(lab, label, step))
+    for label in (label for label in STEPS if label in only):
+        yield (tried := _timed(lab, label, partial(STEPS[label], lab, seen)))
         best = min(best, tried, key=lambda one: float(one.judged.mean()))
-    if "swaps" not in only:
+    if SWAPS not in only:
         return
     kept = 0
 
@@ -156,7 +155,7 @@ def _mean(values: NDArray[np.float64], signed: bool = False) -> str:
 HEADINGS = ("refinement", "predicted", "judged", "test", "test less two vectors'", "tensors changed", "minutes")
 
 
-def rows(lab: Lab, only: Collection[str] = STEPS) -> Iterator[str]:
+def rows(lab: Lab, only: Collection[str] = ALL) -> Iterator[str]:
     """The table's lines, each as soon as it is known."""
     yield "| " + " | ".join(HEADINGS) + " |"
     yield "|---" * len(HEADINGS) + "|"
@@ -192,10 +191,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/smol768"), help="folder of runs; default out/smol768")
     parser.add_argument("--chunks", type=int, default=24, help="chunks of 512 tokens of WikiText-2 test; default 24")
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=STEPS, metavar="STEP,...", help=f"of {', '.join(STEPS)}; default all"
+        "--only", type=lambda text: text.split(","), default=ALL, metavar="STEP,...", help=f"of {', '.join(ALL)}; default all"
     )
     arguments = parser.parse_args()
-    check_names(arguments.only, STEPS, "step")
+    check_names(arguments.only, ALL, "step")
     progress = terminal_progress(quiet=False)
     texts = Texts.found(arguments.data, ROOT)
     measured_on = texts.evaluation(["wiki"], arguments.chunks)
@@ -206,7 +205,7 @@ def main() -> None:
         print(f"\n### The size of {size}\n", flush=True)
         for line in rows(lab, arguments.only):
             print(line, flush=True)
-        if arguments.only == STEPS:
+        if SINGLE in arguments.only:
             print(f"\n{probe_line(lab)}", flush=True)
 
 

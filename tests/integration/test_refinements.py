@@ -7,7 +7,6 @@ from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF
 
 from benchmarks.refinements import __main__ as command
 from benchmarks.refinements import fitted, searching
-from benchmarks.refinements import scores as scores_of
 from benchmarks.refinements.lab import Lab
 from benchmarks.refinements.scores import (
     Tokens,
@@ -99,7 +98,7 @@ def test_token_by_token_is_the_same_where_each_chunk_has_one_token(lab: Lab, mon
     assert set(shares) == set(tokens)
     assert np.mean([share for name, share in shares.items() if "ffn_down" in name]) == pytest.approx(1, abs=0.3)
     few = {name: Tokens(tokens[name].x[:8], tokens[name].g[:8]) for name in ("blk.3.attn_v.weight", "blk.0.ffn_up.weight")}
-    monkeypatch.setattr(scores_of, "N_CTX", 1)
+    monkeypatch.setattr("benchmarks.refinements.scores.N_CTX", 1)
     assert token_shares(lab, few) == pytest.approx(dict.fromkeys(few, 1.0), rel=1e-3)
     table = token_table(lab, {"output.weight": 0.5})
     for q, cost in lab.table["output.weight"].items():
