@@ -1,7 +1,7 @@
 """What would make the two vectors' allocation better, tried on a real language model of 229 M weights, one size after the other.
 
     python -m benchmarks.refinements --sizes Q3_K_M                            half an hour on 2 cores
-    python -m benchmarks.refinements --sizes Q2_K --only "token by token"      six minutes
+    python -m benchmarks.refinements --sizes Q2_K --only "token by token"      one step alone
 
 Each refinement changes the costs or the mix, the solver answers at the same size, and the mix is measured in torch, weights rounded as
 llama-quantize rounds them, activations as llama.cpp rounds them on a CPU: on calibration text that no cost was made from ("judged"), which
