@@ -46,6 +46,11 @@ class MadeFile:
         """A file that is still to be written."""
         return cls(name, kind, allocation, None, data_bytes(model, allocation.qtypes))
 
+    @classmethod
+    def of_mix(cls, mix: Allocation, model: Model) -> "MadeFile":
+        """A stock mix's file, still to be written: ``MODEL-stock-Q4_K_M``."""
+        return cls.planned(f"{model.name}-{(mix.note or mix.solver).replace(' ', '-')}", "stock", mix, model)
+
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
         path = self.path if self.path and self.path.is_file() else None

@@ -1,15 +1,13 @@
 """The sensitivity of a run: estimated where what it depends on has changed, with the imatrix of a text of its own if there is one."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitclass3_core.corpus import Corpus
+from bitclass3_core.inputs import Inputs
 from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity, with_columns
 
-if TYPE_CHECKING:
-    from bitclass3_core.pipeline import Pipeline
 
-
-def sensitivity_parts(run: "Pipeline") -> dict[str, Any]:
+def sensitivity_parts(run: Inputs) -> dict[str, Any]:
     """All that the sensitivity is made from."""
     parts = {
         "source": run.source,
@@ -23,12 +21,12 @@ def sensitivity_parts(run: "Pipeline") -> dict[str, Any]:
     return parts
 
 
-def why_estimate(run: "Pipeline") -> str | None:
+def why_estimate(run: Inputs) -> str | None:
     """Why the sensitivity must be estimated (again); None if the one in the folder is good."""
     return run.folder.reason(run.sensitivity_path.stem, run.sensitivity_path, sensitivity_parts(run))
 
 
-def sensitivity_of(run: "Pipeline") -> Sensitivity:
+def sensitivity_of(run: Inputs) -> Sensitivity:
     """Estimated and kept, or loaded."""
     path, reason = run.sensitivity_path, why_estimate(run)
     if reason is None:
@@ -42,7 +40,7 @@ def sensitivity_of(run: "Pipeline") -> Sensitivity:
     return answer
 
 
-def _estimate(run: "Pipeline") -> Sensitivity:
+def _estimate(run: Inputs) -> Sensitivity:
     answer = run.stages.estimate(run.model, run.architecture, run.corpus, run.progress)
     if not run.corpus.imatrix:
         return answer

@@ -12,7 +12,6 @@ from bitclass3_core.layout import parse_size
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Progress
 from bitclass3_core.results import Level, Run
-from bitclass3_core.shipping import write_allocation
 
 KEEP = ("shipped", "all", "none")
 
@@ -120,7 +119,7 @@ class Ladder:
     def _make(self, pipeline: Pipeline) -> Run:
         """Solve, build, choose, measure, and delete what is not to be kept: never more than one level's candidates lie on the disk."""
         pipeline.check_target()
-        write_allocation(pipeline, pipeline.allocation)
+        pipeline.write_allocation(pipeline.allocation)
         _ = pipeline.evaluations
         return pipeline.result
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from bitclass3_core import errors, hookspecs
 from bitclass3_core.config import RunConfig
 from bitclass3_core.plugins import GROUP, STAGES, Plugin, installed, load_plugin
-from bitclass3_core.schema import pipeline_schema
 
 TYPES = (
     *("qtypes.QType", "model.TensorInfo", "model.Model", "model.Place", "model.Architecture", "corpus.Document", "corpus.Corpus"),
@@ -176,11 +175,6 @@ def error_table() -> str:
     """The classes of errors with their exit codes."""
     rows = "\n".join(f"| `{cls.__name__}` | {cls.exit_code} | {_text(cls.__doc__)} |" for cls in error_classes())
     return f"| class | exit code | |\n|---|---|---|\n{rows}"
-
-
-def schema_json() -> str:
-    """The JSON schema of the pipeline file, options of the built-in plugins included."""
-    return json.dumps(pipeline_schema(), indent=1) + "\n"
 
 
 # by the name that a page asks for them under

@@ -1,5 +1,6 @@
 """The JSON schema of a pipeline file: what editors complete, with the installed plugins' names and options."""
 
+import json
 from typing import Any
 
 from bitclass3_core.config import RunConfig
@@ -25,6 +26,11 @@ def pipeline_schema() -> dict[str, Any]:
         known = [plugin for plugin in plugins if stage in plugin.stages and not plugin.wrapper]
         schema["properties"][section] = _section(schema, section, stage, known)
     return schema
+
+
+def schema_json() -> str:
+    """The same as the text of a file."""
+    return json.dumps(pipeline_schema(), indent=1) + "\n"
 
 
 def _loaded() -> list[Plugin]:

@@ -5,7 +5,7 @@ Prediction picks the candidates (the solver's answer, variations of it, the larg
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitclass3_core.candidates import SELECTION, MadeFile
 from bitclass3_core.config import with_settings
@@ -15,9 +15,7 @@ from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import digest_of, sha256_file
 from bitclass3_core.problem import Allocation
 from bitclass3_core.results import Contender, Selection
-
-if TYPE_CHECKING:
-    from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.solution import Solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Offer:
 
     planned: MadeFile
     how: str
-    maker: "Pipeline"
+    maker: Solution
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -39,60 +37,57 @@ class Choice:
     """The file that ships, still under its plan, who makes it, what was measured to choose it, and the files that stood for it."""
 
     winner: MadeFile
-    maker: "Pipeline"
+    maker: Solution
     selection: Selection | None = None
     candidates: tuple[MadeFile, ...] = ()
 
 
-def choose(pipeline: "Pipeline") -> Choice:
+def choose(run: Solution) -> Choice:
     """The best of all offers on the selection text; our own where there is nothing to choose from or by."""
-    ours = Offer(_planned(pipeline, "", "ours", pipeline.allocation), "ours", pipeline)
-    if not pipeline.config.select.enabled:
-        return Choice(ours.planned, pipeline)
-    if not pipeline.corpus.selection:
-        pipeline.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
-        return Choice(ours.planned, pipeline)
-    offers = _different([ours, *_variations(pipeline), *_stock(pipeline)])
-    selection = _selection(pipeline, offers)
+    ours = Offer(_planned(run, "", "ours", run.allocation), "ours", run)
+    if not run.config.select.enabled:
+        return Choice(ours.planned, run)
+    if not run.corpus.selection:
+        run.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
+        return Choice(ours.planned, run)
+    offers = _different([ours, *_variations(run), *_stock(run)])
+    selection = _selection(run, offers)
     winner = next(offer for offer in offers if offer.planned.name == selection.winner.name)
     candidates = tuple(offer.planned for offer in offers if offer is not ours)
     return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, candidates)
 
 
-def _planned(pipeline: "Pipeline", ending: str, kind: str, allocation: Allocation) -> MadeFile:
-    return MadeFile.planned(f"{pipeline.model.name}-{pipeline.budget.label}{ending}", kind, allocation, pipeline.model)
+def _planned(run: Solution, ending: str, kind: str, allocation: Allocation) -> MadeFile:
+    return MadeFile.planned(f"{run.model.name}-{run.budget.label}{ending}", kind, allocation, run.model)
 
 
-def _variations(pipeline: "Pipeline") -> list[Offer]:
+def _variations(run: Solution) -> list[Offer]:
     """What other settings make of the same size; a variation that cannot reach it is left out."""
     offers = []
-    for name, settings in pipeline.config.select.variations.items():
-        sibling = pipeline.sibling(with_settings(pipeline.config, settings))
+    for name, settings in run.config.select.variations.items():
+        sibling = run.sibling(with_settings(run.config, settings))
         try:
             planned = _planned(sibling, f"-{name}", "variation", sibling.allocation)
         except InfeasibleError as error:
-            pipeline.progress.say(f"select: no variation {name}: {error}")
+            run.progress.say(f"select: no variation {name}: {error}")
             continue
         offers.append(Offer(planned, name, sibling))
     return offers
 
 
-def _stock(pipeline: "Pipeline") -> list[Offer]:
+def _stock(run: Solution) -> list[Offer]:
     """The largest stock mix within the budget, if there is one and it keeps the constraints."""
-    from bitclass3_core.shipping import named, usable
-
-    if not pipeline.config.select.stock:
+    if not run.config.select.stock:
         return []
     try:
-        mix = usable(pipeline, pipeline.stages.stock_within(pipeline.problem, pipeline.model, pipeline.architecture))
+        mix = run.usable(run.stages.stock_within(run.problem, run.model, run.architecture))
     except InfeasibleError as error:
-        pipeline.progress.say(f"select: no stock mix: {error}")
+        run.progress.say(f"select: no stock mix: {error}")
         return []
-    if broken := pipeline.limits.broken_by(pipeline.model, mix.qtypes):
-        pipeline.progress.say(f"select: {mix.note} is no candidate, it {broken}")
+    if broken := run.limits.broken_by(run.model, mix.qtypes):
+        run.progress.say(f"select: {mix.note} is no candidate, it {broken}")
         return []
-    planned = MadeFile.planned(f"{pipeline.model.name}-{named(mix)}", "stock", mix, pipeline.model)
-    return [Offer(planned, mix.note, pipeline)]
+    return [Offer(MadeFile.of_mix(mix, run.model), mix.note, run)]
 
 
 def _different(offers: Sequence[Offer]) -> list[Offer]:
@@ -103,28 +98,28 @@ def _different(offers: Sequence[Offer]) -> list[Offer]:
     return list(found.values())
 
 
-def _selection(pipeline: "Pipeline", offers: Sequence[Offer]) -> Selection:
+def _selection(run: Solution, offers: Sequence[Offer]) -> Selection:
     """Measured, or as it was noted if nothing that it depends on has changed."""
     name = offers[0].planned.name
     parts = {
         "offers": {offer.planned.name: offer.parts for offer in offers},
-        "text": Corpus.fingerprint(pipeline.corpus.selection),
-        **pipeline.stages.identity("evaluate"),
+        "text": Corpus.fingerprint(run.corpus.selection),
+        **run.stages.identity("evaluate"),
     }
-    if known := pipeline.folder.selection(name, parts):
-        pipeline.progress.say(f"select: {name} is up to date")
+    if known := run.folder.selection(name, parts):
+        run.progress.say(f"select: {name} is up to date")
         return selection_of(known)
     made = [
         offer.maker.store.make(
-            offer.planned, offer.maker.sensitivity, sha256_file(offer.maker.sensitivity_path), pipeline.progress, SELECTION
+            offer.planned, offer.maker.sensitivity, sha256_file(offer.maker.sensitivity_path), run.progress, SELECTION
         )
         for offer in offers
     ]
-    found = pipeline.store.evaluate(made, pipeline.progress, SELECTION)
-    sizes = {file.name: pipeline.store.size_of(file) for file in made}
+    found = run.store.evaluate(made, run.progress, SELECTION)
+    sizes = {file.name: run.store.size_of(file) for file in made}
     selection = _judged({offer.planned.name: offer.how for offer in offers}, sizes, found)
-    pipeline.folder.put_selection(name, parts, asdict(selection))
-    pipeline.progress.say(f"select: {sentence(selection)}")
+    run.folder.put_selection(name, parts, asdict(selection))
+    run.progress.say(f"select: {sentence(selection)}")
     return selection
 
 

@@ -6,16 +6,13 @@ Every size that is tried is built, measured and kept as figures; of the files on
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from bitclass3_core.config import BaselineSection, BudgetSection
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw, budget_for_bpw
+from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
-
-if TYPE_CHECKING:
-    from bitclass3_core.pipeline import Pipeline
 
 STEPS_PER_BIT = 100  # sizes that are told apart: hundredths of a bit per weight
 Z = 1.645  # of a standard error: the true mean lies below mean + Z * se with 95 % confidence
@@ -86,7 +83,7 @@ class Search:
         return min(max(low, failing + 1), passing - 1)
 
 
-def find_size(pipeline: "Pipeline") -> "Pipeline":
+def find_size(pipeline: Pipeline) -> Pipeline:
     """The run of the smallest size within ``[budget] target_kld``; its file and figures are already there.
 
     Raises InfeasibleError where no size reaches the target, ConfigError without text to measure on or costs in nats.
@@ -100,7 +97,7 @@ def find_size(pipeline: "Pipeline") -> "Pipeline":
         return _find(pipeline, target)
 
 
-def _find(pipeline: "Pipeline", target: float) -> "Pipeline":
+def _find(pipeline: Pipeline, target: float) -> Pipeline:
     pipeline.stages.load_all()
     pipeline.open()
     if not pipeline.corpus.evaluation:
@@ -124,7 +121,7 @@ def _find(pipeline: "Pipeline", target: float) -> "Pipeline":
 class _Sizes:
     """Runs of one folder at sizes in hundredths of a bit per weight."""
 
-    def __init__(self, base: "Pipeline") -> None:
+    def __init__(self, base: Pipeline) -> None:
         self._base = base
         _ = base.costs  # shared by all
         self._predicted: dict[int, float] = {}
@@ -135,7 +132,7 @@ class _Sizes:
             math.floor(min(possible.largest / per_step, 100 * bpw(base.model, {}))),
         )
 
-    def at(self, step: int) -> "Pipeline":
+    def at(self, step: int) -> Pipeline:
         """The run of a size."""
         section = BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
         return self._base.sibling(self._base.config.model_copy(update={"budget": section}))

@@ -308,7 +308,7 @@ def toolchain_list(llama_cpp: LlamaCpp = None, as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the pipeline file, with the installed plugins and their options, for editors."""
-    from bitclass3_core.reference import schema_json
+    from bitclass3_core.schema import schema_json
 
     print(schema_json(), end="")
 

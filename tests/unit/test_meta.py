@@ -13,6 +13,7 @@ from command import ROOT
 import bitclass3_core
 from bitclass3_core import hookspecs, reference
 from bitclass3_core.plugins import GROUP, STAGES
+from bitclass3_core.schema import schema_json
 from bitclass3_core.testing import SUITES
 
 DOCS = ROOT / "docs"
@@ -93,7 +94,7 @@ def test_public_names() -> None:
         _ = bitclass3_core.walk
 
 
-SCHEMA = json.loads(reference.schema_json())
+SCHEMA = json.loads(schema_json())
 PIPELINES = sorted((ROOT / "examples").glob("*.toml"))
 
 
