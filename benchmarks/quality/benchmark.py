@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.quality import report, stability
-from benchmarks.quality.making import RECIPES, SIZES, Planned, Setup, made, planned
+from benchmarks.quality.making import RECIPES, SIZES, Planned, Setup, kept, made, planned
 from benchmarks.quality.measuring import Meter
 from benchmarks.quality.peers import Peers
 from benchmarks.quality.results import Results
@@ -88,7 +88,7 @@ class Benchmark:
             self._progress.say(f"{plan.name}: measured before")
             return
         path = self._arguments.out / "files" / f"{plan.name.replace('/', '-')}.gguf"
-        facts = made(plan, setup.model, path, self._results)
+        facts = kept(plan, path, self._results) or made(plan, setup.model, path, self._results)
         meter.measure(path, facts.sha256)
         if not self._arguments.keep:
             path.unlink()

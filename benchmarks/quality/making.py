@@ -157,6 +157,13 @@ def _most_bytes(pipeline: Pipeline) -> int:
     return file_bytes(pipeline.model, mix)
 
 
+def kept(plan: Planned, target: Path, results: Results) -> FileFacts | None:
+    """What is known of the file if it lies there as it was written from the same parts: other texts need no other file."""
+    known = results.file(plan.name)
+    same = known is not None and known.made_from == plan.made_from and target.is_file() and sha256_file(target) == known.sha256
+    return known if same else None
+
+
 def made(plan: Planned, model: GgufModel, target: Path, results: Results) -> FileFacts:
     """Write the file as ``target`` and note it. Raises Bitclass3Error if it came out larger than it may be."""
     begin, before = time.monotonic(), results.file(plan.name)

@@ -10,7 +10,7 @@ from perplexity_bench import N_CHUNKS, Bench
 from benchmarks.quality import benchmark as benchmark_module
 from benchmarks.quality.__main__ import main, parser
 from benchmarks.quality.benchmark import Benchmark
-from benchmarks.quality.making import OURS, Planned, made, settings_of
+from benchmarks.quality.making import OURS, Planned, kept, made, settings_of
 from benchmarks.quality.measuring import Meter
 from benchmarks.quality.results import Results, cell_key
 from benchmarks.quality.stability import GROUP as STABILITY_GROUP
@@ -110,6 +110,19 @@ def test_a_file_is_noted_as_it_was_written(tmp_path: Path) -> None:
     assert set(facts.qtypes.values()) == {"BF16"}
     assert facts.n_bytes == (tmp_path / "files" / "a.gguf").stat().st_size
     assert not (tmp_path / "written.gguf").exists()
+
+
+def test_a_kept_file_serves_other_texts_while_it_is_what_was_noted(tmp_path: Path) -> None:
+    model = GgufModel(write_gguf(tmp_path / "source.gguf"))
+    results, target, plan = Results(tmp_path / "results.json"), tmp_path / "a.gguf", plan_of(tmp_path, [])
+    assert kept(plan, target, results) is None
+    facts = made(plan, model, target, results)
+    assert kept(plan, target, results) == facts
+    assert kept(replace(plan, made_from="other parts"), target, results) is None
+    target.write_bytes(target.read_bytes()[:-1] + b"x")
+    assert kept(plan, target, results) is None
+    target.unlink()
+    assert kept(plan, target, results) is None
 
 
 def test_a_file_larger_than_stocks_is_refused(tmp_path: Path) -> None:
