@@ -52,7 +52,8 @@ def quality_lines(results: Results, tables: Sequence[TextTable], published: Mapp
         lines += [
             f"### {table.title}",
             "",
-            f"The first {table.n_chunks} chunks of 512, {first.n_tokens:,} scored tokens, source PPL {first.reference_ppl:.3f}; {first.evaluator}.",
+            f"The first {table.n_chunks} chunks of 512, {first.n_tokens:,} scored tokens (no more than {max(1, first.n_tokens // 1000)} lie beyond the 99.9 %), source PPL"
+            f" {first.reference_ppl:.3f}; {first.evaluator}.",
             "",
             *overview(table, published),
             "",
