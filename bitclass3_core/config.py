@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -126,7 +126,8 @@ class SelectSection(_Section):
     """Candidates at the size that was asked for, measured on the selection text; the best ships.
 
     ``variations`` are other ways to make our file: a name, and the keys that it sets, as ``--set`` takes them. ``stock`` adds the
-    largest stock mix that fits.
+    largest stock mix that fits. ``mixes`` are files of that size, rounded with effort fast, that are measured to fit a multiplier for each
+    role's costs; what the solver answers then is one more candidate, ``fitted``.
     """
 
     enabled: bool = Field(default=False, description="measure several candidates on the selection text")
@@ -134,6 +135,17 @@ class SelectSection(_Section):
     variations: dict[str, list[str]] = Field(
         default_factory=lambda: {"k-types": ["qtypes.menu=k"]}, description="others: a name, and the keys that it sets"
     )
+    mixes: int = Field(
+        default=0, ge=0, description="mixes to measure, to fit cost_multipliers for one more candidate: 20, or 0 for none"
+    )
+
+    @field_validator("variations")
+    @classmethod
+    def _names_are_free(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        for name in value:
+            if name in ("ours", "fitted") or name.startswith(("stock", "mix")):
+                raise ValueError(f"a variation cannot be called {name!r}, as other candidates are; give it another name")
+        return value
 
 
 Keep = Literal["all", "stock", "shipped", "none"]
@@ -162,6 +174,9 @@ class RunConfig(_Section):
     baseline: BaselineSection = BaselineSection()
     select: SelectSection = SelectSection()
     imatrix: StageSection = StageSection(plugin="hessian-diag")
+    cost_multipliers: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="what the costs of a role are multiplied by: attn_v = 0.7"
+    )
     wrappers: list[str] = Field(default_factory=list, description="plugins that go around those of the stages")
     effort: Effort = Field(
         default="fast", description="time for a better file, as the plugins' options know it: fast, normal, high"

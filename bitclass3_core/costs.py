@@ -30,6 +30,15 @@ class CostTable:
     costs: Mapping[str, Mapping[str, Cost]]
     in_nats: bool = True
 
+    def multiplied(self, multipliers: Mapping[str, float]) -> "CostTable":
+        """The costs of the tensors that are named, and their errors, times a number each."""
+        costs = {
+            name: {q: Cost(cell.cost * factor, cell.se * factor, cell.n_rows) for q, cell in cells.items()}
+            for name, cells in self.costs.items()
+            for factor in (multipliers.get(name, 1.0),)
+        }
+        return CostTable(costs, self.in_nats)
+
     def total(self, qtypes: Mapping[str, str]) -> float | None:
         """Predicted cost of a whole allocation; None if a cell was never measured, or cannot be."""
         cells = [self.costs.get(tensor, {}).get(q) for tensor, q in qtypes.items()]

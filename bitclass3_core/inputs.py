@@ -9,7 +9,7 @@ from pathlib import Path
 from bitclass3_core.building import Possible, possible_bytes
 from bitclass3_core.config import RunConfig
 from bitclass3_core.corpus import Corpus, load_corpus
-from bitclass3_core.errors import ConfigError
+from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.gpu_split import gpu_of
 from bitclass3_core.limits import Limits, limits_of
@@ -85,6 +85,28 @@ class Inputs:
         section, gpu = self.config.qtypes, self.config.gpu
         rules = rules_of(self.model, self.architecture, section.pins, section.floors, section.menus, section.groups)
         return limits_of(self.model, rules, gpu_of(self.model, gpu.budget, gpu.tensors))
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The role of every quantizable tensor: attn_q, ffn_down, output."""
+        return {name: self.model.tensors[name].role for name in sorted(self.architecture.quantizable)}
+
+    @cached_property
+    def cost_multipliers(self) -> dict[str, float]:
+        """By tensor, those that were asked for. Raises ConfigError for a role that no quantizable tensor has."""
+        asked, roles = self.config.cost_multipliers, self.roles
+        for role in sorted(set(asked) - set(roles.values())):
+            raise ConfigError(
+                f"key 'cost_multipliers.{role}': no tensor to quantize is a {role}{did_you_mean(role, set(roles.values()))}"
+            )
+        return {name: asked[role] for name, role in roles.items() if role in asked}
+
+    @property
+    def described(self) -> list[str]:
+        """The constraints and multipliers that were asked for, a line each."""
+        asked = self.config.cost_multipliers
+        multiplied = [f"costs of {role} times {factor:g}" for role, factor in sorted(asked.items())]
+        return [*self.limits.described(), *multiplied]
 
     @property
     def sensitivity_path(self) -> Path:

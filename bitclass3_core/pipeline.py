@@ -76,7 +76,7 @@ class Pipeline(Solution):
             problem=self.problem,
             unusable=self.folder.unusable(self.source),
             selections={now[0].name: self.choice.selection} if self.choice.selection else {},
-            constraints=tuple(self.limits.described()),
+            constraints=tuple(self.described),
         )
 
     def report(self) -> list[Path]:
@@ -111,16 +111,16 @@ class Pipeline(Solution):
             versions=versions(),
             timings=self.timings,
             warnings=self.warnings,
-            constraints=self.limits.described(),
+            constraints=self.described,
         )
 
     def open(self) -> None:
-        """Say what the source is, and find unusable text, before anything is computed."""
+        """Say what the source is, and find unusable text and roles that there are not, before anything is computed."""
         info, n_quantizable = self.model, len(self.architecture.quantizable)
         self.progress.say(
             f"source: {info.path.name}, {info.arch}, {len(info.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(info, {}))}"
         )
-        self.corpus  # noqa: B018 (it is read here)
+        _ = self.corpus, self.cost_multipliers
 
     def _run_stage(self, stage: str) -> None:
         if stage == "estimate":

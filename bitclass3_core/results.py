@@ -32,7 +32,7 @@ class Contender:
     """A candidate for shipping as the selection text saw it; ``difference`` is its mean KLD minus the winner's, paired, with its SE."""
 
     name: str
-    how: str  # "ours", the name of a variation, "stock Q4_K_S"
+    how: str  # "ours", "fitted", the name of a variation, "stock Q4_K_S"
     file_bytes: int
     mean_kld: float
     se_kld: float
@@ -41,10 +41,14 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What was measured to choose the file that ships: all candidates, the winner first."""
+    """What was measured to choose the file that ships: all candidates, the winner first.
+
+    ``multipliers`` are those of each role's costs that measured mixes gave, where any were measured: ``fitted`` was solved with them.
+    """
 
     contenders: tuple[Contender, ...]
     n_tokens: int
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def winner(self) -> Contender:

@@ -1,6 +1,7 @@
 """Choosing the file that ships: candidates of one size, measured on text that neither calibrated nor tests them.
 
-Prediction picks the candidates (the solver's answer, variations of it, the largest stock mix that fits), measurement picks the winner.
+Prediction picks the candidates (the solver's answer, variations of it, what it answers to costs fitted on measured mixes, the largest stock mix that fits),
+measurement picks the winner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,11 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import digest_of, sha256_file
-from bitclass3_core.problem import Allocation
+from bitclass3_core.fitting import fitted_run
 from bitclass3_core.results import Contender, Selection
 from bitclass3_core.solution import Solution
+
+FITTED = "fitted"  # how the candidate is called that was solved with multipliers from measured mixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,17 @@ class Choice:
 
 def choose(run: Solution) -> Choice:
     """The best of all offers on the selection text; our own where there is nothing to choose from or by."""
-    ours = Offer(_planned(run, "", "ours", run.allocation), "ours", run)
+    ours = Offer(run.planned("", "ours"), "ours", run)
     if not run.config.select.enabled:
         return Choice(ours.planned, run)
     if not run.corpus.selection:
         run.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
         return Choice(ours.planned, run)
-    offers = _different([ours, *_variations(run), *_stock(run)])
+    offers = _different([ours, *_variations(run), *_fitted(run), *_stock(run)])
     selection = _selection(run, offers)
     winner = next(offer for offer in offers if offer.planned.name == selection.winner.name)
     candidates = tuple(offer.planned for offer in offers if offer is not ours)
     return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, candidates)
-
-
-def _planned(run: Solution, ending: str, kind: str, allocation: Allocation) -> MadeFile:
-    return MadeFile.planned(f"{run.model.name}-{run.budget.label}{ending}", kind, allocation, run.model)
 
 
 def _variations(run: Solution) -> list[Offer]:
@@ -67,12 +66,18 @@ def _variations(run: Solution) -> list[Offer]:
     for name, settings in run.config.select.variations.items():
         sibling = run.sibling(with_settings(run.config, settings))
         try:
-            planned = _planned(sibling, f"-{name}", "variation", sibling.allocation)
+            planned = sibling.planned(f"-{name}", "variation")
         except InfeasibleError as error:
             run.progress.say(f"select: no variation {name}: {error}")
             continue
         offers.append(Offer(planned, name, sibling))
     return offers
+
+
+def _fitted(run: Solution) -> list[Offer]:
+    """What the solver answers with costs that were put right by measured mixes of the same size."""
+    fitted = fitted_run(run) if run.config.select.mixes else None
+    return [Offer(fitted.planned("-fitted", "variation"), FITTED, fitted)] if fitted else []
 
 
 def _stock(run: Solution) -> list[Offer]:
@@ -117,7 +122,8 @@ def _selection(run: Solution, offers: Sequence[Offer]) -> Selection:
     ]
     found = run.store.evaluate(made, run.progress, SELECTION)
     sizes = {file.name: run.store.size_of(file) for file in made}
-    selection = _judged({offer.planned.name: offer.how for offer in offers}, sizes, found)
+    fitted = next((offer.maker.config.cost_multipliers for offer in offers if offer.how == FITTED), {})
+    selection = replace(_judged({offer.planned.name: offer.how for offer in offers}, sizes, found), multipliers=fitted)
     run.folder.put_selection(name, parts, asdict(selection))
     run.progress.say(f"select: {sentence(selection)}")
     return selection
@@ -147,7 +153,7 @@ def selection_of(values: Mapping[str, Any]) -> Selection:
         Contender(**{**entry, "difference": tuple(entry["difference"]) if entry["difference"] else None})
         for entry in values["contenders"]
     ]
-    return Selection(tuple(contenders), values["n_tokens"])
+    return Selection(tuple(contenders), values["n_tokens"], values.get("multipliers", {}))
 
 
 def sentence(selection: Selection) -> str:

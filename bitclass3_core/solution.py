@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from bitclass3_core import checks
 from bitclass3_core.building import build_problem, check_target, larger_type
-from bitclass3_core.candidates import CandidateStore, allocation_record
+from bitclass3_core.candidates import CandidateStore, MadeFile, allocation_record
 from bitclass3_core.config import RunConfig
 from bitclass3_core.costs import CostStore, CostTable
 from bitclass3_core.errors import UnusableTypeError
@@ -32,7 +32,7 @@ _SHARED = {
     "architecture": {*_MODEL, "architecture"},
     "corpus": _ESTIMATE,
     "sensitivity": _ESTIMATE,
-    "costs": {*_ESTIMATE, "measure", "qtypes"},
+    "measured": {*_ESTIMATE, "measure", "qtypes"},
 }
 
 _Run = TypeVar("_Run", bound="Solution")
@@ -83,7 +83,7 @@ class Solution(Inputs):
         return why_estimate(self) is None and self.costs_path.is_file() and not self.cost_job.missing()
 
     @cached_property
-    def costs(self) -> CostTable:
+    def measured(self) -> CostTable:
         """The cost table; only what is missing is measured."""
         sensitivity = self.sensitivity
         with self.timed("measure"):
@@ -92,6 +92,11 @@ class Solution(Inputs):
         table = self.cost_job.table(sensitivity.in_nats)
         self._note_unusable(table)
         return table
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """What the solver minimises: the cost table, times the multipliers that were asked for."""
+        return self.measured.multiplied(self.cost_multipliers) if self.cost_multipliers else self.measured
 
     def _note_unusable(self, table: CostTable) -> None:
         """Say once which tensors cannot have which type, as the kernels found."""
@@ -160,6 +165,10 @@ class Solution(Inputs):
     def write_allocation(self, allocation: Allocation) -> None:
         """``allocation.json``."""
         write_json(self.folder.path / "allocation.json", allocation_record(allocation, self.costs, self.budget))
+
+    def planned(self, ending: str, kind: str) -> MadeFile:
+        """The allocation's file, still to be written: ``MODEL-4.80bpw`` and the ending."""
+        return MadeFile.planned(f"{self.model.name}-{self.budget.label}{ending}", kind, self.allocation, self.model)
 
     @cached_property
     def store(self) -> CandidateStore:

@@ -22,7 +22,7 @@ from benchmarks.quality.benchmark import ROOT, check_names
 from benchmarks.quality.making import SIZES, Setup
 from benchmarks.quality.smol768 import built
 from benchmarks.quality.texts import Texts
-from benchmarks.refinements.fitted import class_of, drawn_mixes, fitted_multipliers, multiplied, relinearised_table
+from benchmarks.refinements.fitted import class_of, drawn_mixes, fitted, multiplied, relinearised_table
 from benchmarks.refinements.lab import Lab, Mix, Table
 from benchmarks.refinements.scores import (
     Scores,
@@ -134,7 +134,7 @@ def _multipliers(lab: Lab) -> dict[str, float]:
     for mix in mixes:
         measured.append(float(lab.divergences(mix, lab.judged).mean()))
         lab.progress.advance()
-    factors = fitted_multipliers(lab, mixes, np.array(measured))
+    factors = fitted(lab, mixes, np.array(measured))
     lab.progress.say(", ".join(f"{name} {factor:.2f}" for name, factor in factors.items()))
     return factors
 

@@ -1,6 +1,7 @@
 """Costs corrected by what was measured: multipliers of classes fitted on mixes, and the Hessian taken again at the quantized point."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
@@ -8,10 +9,8 @@ from bitclass3_torch.statistics import collect
 from numpy.typing import NDArray
 
 from benchmarks.refinements.lab import Lab, Mix, Table
+from bitclass3_core.fitting import drawn_multipliers, fitted_multipliers, parts_by_role
 from bitclass3_core.sensitivity import TensorSensitivity
-
-SPREAD = 0.7  # of the logarithms of the multipliers by which the mixes are drawn
-RIDGE = 0.05  # what a multiplier's deviation from the common ratio costs beside the relative errors of the fit
 
 
 def class_of(lab: Lab, name: str) -> str:
@@ -19,15 +18,11 @@ def class_of(lab: Lab, name: str) -> str:
     return lab.model.tensors[name].role
 
 
-def drawn_mixes(lab: Lab, n_mixes: int, seed: int = 0) -> list[Mix]:
+def drawn_mixes(lab: Lab, n_mixes: int) -> list[Mix]:
     """Mixes of the same size in which some classes have more bits than the costs say, and others less; the base is the first."""
-    rng = np.random.default_rng(seed)
     classes = sorted({class_of(lab, name) for name in lab.table})
-    mixes = [lab.base]
-    for _ in range(n_mixes - 1):
-        factor = dict(zip(classes, np.exp(SPREAD * rng.standard_normal(len(classes))), strict=True))
-        mixes.append(lab.solved(multiplied(lab, factor)))
-    return mixes
+    _, *others = islice(drawn_multipliers(classes), n_mixes)
+    return [lab.base, *(lab.solved(multiplied(lab, drawn)) for drawn in others)]
 
 
 def multiplied(lab: Lab, multipliers: Mapping[str, float]) -> Table:
@@ -37,19 +32,12 @@ def multiplied(lab: Lab, multipliers: Mapping[str, float]) -> Table:
     }
 
 
-def fitted_multipliers(lab: Lab, mixes: Sequence[Mix], measured: NDArray[np.float64]) -> dict[str, float]:
-    """Least squares of the relative errors of predicted against measured, held near the common ratio, none below a tenth of it."""
-    classes = sorted({class_of(lab, name) for name in lab.table})
-    parts = np.array([[_part(lab, mix, wanted) for wanted in classes] for mix in mixes]) / measured[:, None]
-    ratio = 1 / parts.sum(1).mean()
-    left = np.vstack([parts, np.eye(len(classes)) * RIDGE / ratio])
-    right = np.concatenate([np.ones(len(mixes)), np.full(len(classes), RIDGE)])
-    found = np.linalg.lstsq(left, right, rcond=None)[0]
-    return {name: float(max(value, 0.1 * ratio)) for name, value in zip(classes, found, strict=True)}
-
-
-def _part(lab: Lab, mix: Mix, wanted: str) -> float:
-    return sum(lab.table[name][q] for name, q in mix.items() if class_of(lab, name) == wanted)
+def fitted(lab: Lab, mixes: Sequence[Mix], measured: NDArray[np.float64]) -> dict[str, float]:
+    """The multipliers, as the product fits them."""
+    roles = {name: class_of(lab, name) for name in lab.table}
+    parts = [parts_by_role(lab.pipeline.measured, roles, mix) for mix in mixes]
+    found = fitted_multipliers(np.array([list(part.values()) for part in parts]), measured)
+    return dict(zip(parts[0], found.tolist(), strict=True))
 
 
 def relinearised_table(lab: Lab, mix: Mix, seed: int = 0) -> Table:

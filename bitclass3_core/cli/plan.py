@@ -31,10 +31,11 @@ def _measure_seconds(pipeline: Pipeline) -> float:
 
 
 def _torch_seconds(config: RunConfig, n_params: int, threads: int) -> float:
-    """6 operations a weight and token with a backward pass, 2 for each forward pass of the evaluation (source, ours, stock)."""
+    """6 operations a weight and token with a backward pass, 2 for each forward pass of the evaluation (source, ours, stock, mixes)."""
     calibration = config.estimate.options.get("n_tokens", 16384) if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0
     evaluation = config.evaluate.options.get("n_tokens", 32768) if config.evaluate.plugin == "torch" else 0
-    return (6 * calibration + 3 * 2 * evaluation) * n_params / (_FLOPS_PER_CORE * threads)
+    n_passes = 3 + (config.select.mixes if config.select.enabled else 0)
+    return (6 * calibration + n_passes * 2 * evaluation) * n_params / (_FLOPS_PER_CORE * threads)
 
 
 def plan_values(config: RunConfig) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "weights": n_params,
         "smallest_file_bytes": header + possible.smallest,
         "largest_file_bytes": header + possible.largest,
-        "constraints": pipeline.limits.described(),
+        "constraints": pipeline.described,
         "costs_to_measure": sum(len(types) for types in pipeline.wanted.values()),
         "memory_bytes": (6 * n_params if config.estimate.plugin in ("kl-hessian", "hessian-diag") else 0) + export_bytes,
         "minutes": round(seconds / 60, 1),

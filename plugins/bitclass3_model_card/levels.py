@@ -66,22 +66,31 @@ def _in_order(run: Run) -> list[str]:
     return levels or [run.ours.name]
 
 
+_SOLVED = {"ours": "the solver's answer", "fitted": "the solver's answer to costs fitted on measured mixes"}
+
+
 def _chosen(name: str, selection: Selection) -> str:
     winner = selection.winner
     if selection.stock_won:
         what = f"llama.cpp's own {plain(winner.how)} mix was the best and **is what this file holds**"
-    elif winner.how == "ours":
-        what = "the solver's answer was the best"
+    elif winner.how in _SOLVED:
+        what = f"{_SOLVED[winner.how]} was the best"
     else:
         what = f"the variation {code(winner.how)} was the best"
     others = "; ".join(_other(other, winner) for other in selection.contenders[1:])
-    return f"{code(name)}: {what}, {plus_minus(winner.mean_kld, winner.se_kld)}" + (
-        f". Others against it: {others}." if others else "."
-    )
+    told = f". Others against it: {others}." if others else "."
+    return f"{code(name)}: {what}, {plus_minus(winner.mean_kld, winner.se_kld)}{told}{_multipliers(selection)}"
+
+
+def _multipliers(selection: Selection) -> str:
+    if not selection.multipliers:
+        return ""
+    each = ", ".join(f"{code(role)} {number(factor, 3)}" for role, factor in selection.multipliers.items())
+    return f" Costs of each role, fitted on measured mixes of this size, times: {each}."
 
 
 def _other(other: Contender, winner: Contender) -> str:
-    who = {"ours": "the solver's answer"}.get(other.how, plain(other.how))
+    who = _SOLVED.get(other.how, plain(other.how))
     if other.difference is None:
         return f"{who} {other.mean_kld - winner.mean_kld:+.4f} (not paired)"
     mean, se = other.difference

@@ -123,7 +123,7 @@ def test_multipliers_are_found_again(lab: Lab) -> None:
     assert len({tuple(sorted(mix.items())) for mix in mixes}) > 20
     table = fitted.multiplied(lab, true)
     measured = np.array([lab.total(table, mix) for mix in mixes])
-    factors = fitted.fitted_multipliers(lab, mixes, measured)
+    factors = fitted.fitted(lab, mixes, measured)
     assert factors["output"] > 1.5 * factors["ffn_gate"] > 1.5 * factors["ffn_down"]
 
 

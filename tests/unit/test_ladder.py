@@ -206,6 +206,47 @@ def test_variation_that_wins_ships_under_our_name(make, tmp_path):
     assert not list((tmp_path / "out").glob("*-two*")), "a variation leaves nothing behind"
 
 
+def test_costs_that_are_wrong_for_a_role_are_put_right_by_measured_mixes(make, evaluator, tmp_path):
+    settings = ("select.mixes=12", "select.stock=false", 'qtypes.menu="k"', "evaluate.options.of_role={ffn_down=8.0, output=0.1}")
+    ladder = make("4.5", "shipped", *settings)
+    run = ladder.run()
+    fitted, ours = run.selections["model-4.50bpw"].contenders
+    assert (fitted.how, ours.how) == ("fitted", "ours")
+    assert fitted.mean_kld < 0.8 * ours.mean_kld
+    assert run.ours.bpw <= 4.5
+    multipliers = run.selections["model-4.50bpw"].multipliers
+    assert multipliers["ffn_down"] > 3 * multipliers["ffn_up"] > 3 * multipliers["output"]
+    assert "the solver's answer to costs fitted on measured mixes was the best" in (tmp_path / "out" / "README.md").read_text()
+    assert ggufs(tmp_path / "out") == {"model-4.50bpw.gguf"}
+    assert not list((tmp_path / "out").glob("*-mix*")), "mixes leave nothing behind"
+    before = calls(evaluator)
+    assert 8 < len({line.split()[0] for line in before if "-mix" in line}) <= 12, "each once"
+    again = make("4.5", "shipped", *settings).run()
+    assert calls(evaluator) == before, "no mix is measured again"
+    assert again.ours.allocation.qtypes == run.ours.allocation.qtypes
+
+
+def test_multipliers_that_are_asked_for_move_bits(make):
+    def bits(*settings: str) -> float:
+        run = make("4.5", "shipped", "select.enabled=false", *settings).run()
+        return qtype(run.ours.allocation.qtypes["blk.0.ffn_down.weight"]).bpw
+
+    assert bits("cost_multipliers.ffn_down=0.01") < bits() < bits("cost_multipliers.ffn_down=100.0")
+
+
+@pytest.mark.parametrize("name", ["ours", "fitted", "stock-like", "mix1"])
+def test_variation_with_the_name_of_another_candidate(make, name):
+    with pytest.raises(ConfigError, match=f"a variation cannot be called '{name}'"):
+        make("4.5", "shipped", f"select.variations={{{name}=['qtypes.menu=k']}}")
+
+
+def test_multiplier_of_a_role_that_there_is_not(make):
+    with pytest.raises(
+        ConfigError, match=r"'cost_multipliers.ffn_dwn': no tensor to quantize is a ffn_dwn; did you mean 'ffn_down'\?"
+    ):
+        make("4.5", "shipped", "cost_multipliers.ffn_dwn=2.0").run()
+
+
 def test_stock_mix_that_breaks_a_pin_is_no_candidate(make):
     run = make("4.8", "shipped", 'qtypes.pins={"output\\\\.weight" = "Q8_0"}', "evaluate.options.favour=stock").run()
     assert [contender.how for contender in run.selections["model-4.80bpw"].contenders] == ["ours"]
