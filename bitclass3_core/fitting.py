@@ -22,7 +22,7 @@ SPREAD = 0.7  # of the logarithms of the multipliers by which mixes are drawn
 RIDGE = 0.05  # what a multiplier's deviation from the common ratio costs beside the relative errors of the fit
 LEAST = 0.1  # of the common ratio, below which no multiplier falls: a role that costs nothing would get no bits at all
 _MOST_DRAWS = 8  # for each mix that is wanted: a small model has few mixes that differ
-_BATCH = 4  # mixes that lie on disk at a time; the source's predictions are computed once for all of them
+AT_ONCE = 4  # mixes that lie on disk at a time; the source's predictions are computed once for all of them
 
 Floats = NDArray[np.float64]
 
@@ -96,8 +96,8 @@ def _measured(run: Solution, mixes: Sequence[Solution]) -> list[float]:
     found: list[float] = []
     run.progress.begin("mixes", len(mixes))
     try:
-        for begin in range(0, len(mixes), _BATCH):
-            files = [_made(mix, f"-mix{number:02}") for number, mix in enumerate(mixes[begin : begin + _BATCH], begin + 1)]
+        for begin in range(0, len(mixes), AT_ONCE):
+            files = [_made(mix, f"-mix{number:02}") for number, mix in enumerate(mixes[begin : begin + AT_ONCE], begin + 1)]
             evaluations = run.store.evaluate(files, Silent(), SELECTION)
             for file in files:
                 found.append(evaluations[file.name].mean_kld)

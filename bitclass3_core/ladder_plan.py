@@ -8,6 +8,7 @@ from bitclass3_core.ladder import Ladder
 from bitclass3_core.layout import Budget, bpw, file_bytes
 from bitclass3_core.model import total_params
 from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.selection import files_beside
 
 
 def plan_of(ladder: Ladder) -> dict[str, Any]:
@@ -65,9 +66,7 @@ def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:
     config, header = ladder.base.config, header_bytes(ladder.base.model)
     largest = sum(info.source_bytes for info in ladder.base.model.tensors.values())
     sizes = [header + int(level["bytes_of_tensors"] or largest) for level in levels if "error" not in level]
-    n_candidates = (len(config.select.variations) + config.select.stock if config.select.enabled else 0) + (
-        config.baseline.plugin != "none"
-    )
+    n_candidates = files_beside(config)
     if not sizes:
         return 0
     if config.keep == "all":

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bitclass3_core.candidates import SELECTION, MadeFile
-from bitclass3_core.config import with_settings
+from bitclass3_core.config import RunConfig, with_settings
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import digest_of, sha256_file
-from bitclass3_core.fitting import fitted_run
+from bitclass3_core.fitting import AT_ONCE, fitted_run
 from bitclass3_core.results import Contender, Selection
 from bitclass3_core.solution import Solution
 
@@ -43,6 +43,14 @@ class Choice:
     maker: Solution
     selection: Selection | None = None
     candidates: tuple[MadeFile, ...] = ()
+
+
+def files_beside(config: RunConfig) -> int:
+    """How many files lie beside ours at the same time, at most: what it is chosen from, mixes that are being measured, the stock mix."""
+    select = config.select
+    chosen_from = len(select.variations) + select.stock + (select.mixes > 0)
+    measured = AT_ONCE if select.mixes else 0
+    return (max(chosen_from, measured) if select.enabled else 0) + (config.baseline.plugin != "none")
 
 
 def choose(run: Solution) -> Choice:

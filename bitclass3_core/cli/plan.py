@@ -15,6 +15,7 @@ from bitclass3_core.measuring import default_threads
 from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import menu
+from bitclass3_core.selection import files_beside
 
 # what weighted-error measures of a tensor by default
 _SAMPLED_ROWS, _WHOLE_WEIGHTS = 128, 1 << 19
@@ -70,9 +71,8 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         known = dict(pipeline.allocation.qtypes)
         values["allocation"] = known
         values["file_bytes"] = file_bytes(model, known)
-        values["disk_bytes"] = 2 * values["file_bytes"]
-    else:
-        values["disk_bytes"] = 2 * (header + possible.largest)
+    largest = values.get("file_bytes", header + possible.largest)
+    values["disk_bytes"] = (1 + files_beside(config)) * largest
     return values
 
 
@@ -91,7 +91,7 @@ def plan_command(config: RunConfig, as_json: bool) -> None:
     for line in values["constraints"]:
         print(f"constraint    {line}")
     print(f"to measure    {values['costs_to_measure']} costs on {default_threads(config.threads)} threads")
-    print(f"disk          at most {human_bytes(values['disk_bytes'])} (ours and the stock mix)")
+    print(f"disk          at most {human_bytes(values['disk_bytes'])} (ours and what lies beside it)")
     print(f"memory        about {human_bytes(values['memory_bytes'])} for the model in torch")
     print(f"time          about {values['minutes']} minutes (a guess from typical kernel speeds)")
     if "allocation" in values:

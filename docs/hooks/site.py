@@ -6,6 +6,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 from bitclass3_core import reference
+from bitclass3_core.schema import schema_json
 
 MARK = re.compile(r"^<!-- from the code: ([a-z-]+) -->$", re.MULTILINE)
 _LISTED_ELSEWHERE = ("images/", "assets/", "hooks/")
@@ -28,5 +29,5 @@ def on_files(files: Any, config: Any) -> Any:
     more = sorted(path for path in paths if path not in named and not path.startswith(_LISTED_ELSEWHERE))
     if more:
         config["nav"].append({"More": more})
-    files.append(File.generated(config, "reference/pipeline.schema.json", content=reference.schema_json()))
+    files.append(File.generated(config, "reference/pipeline.schema.json", content=schema_json()))
     return files

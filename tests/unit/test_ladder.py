@@ -296,6 +296,8 @@ def test_plan_knows_sizes_before_and_types_after(make, tmp_path):
     planned = {level["level"]: level.get("file_bytes") for level in after["levels"]}
     assert [planned["6.0"], planned["170KB"]] == [level.candidate.file_bytes for level in ladder.levels]
     assert plan_of(make("6.0,170KB", "all"))["disk_bytes"] > after["disk_bytes"]
+    with_mixes, without = (plan_of(make("6.0", "shipped", f"select.mixes={n}"))["disk_bytes"] for n in (20, 0))
+    assert with_mixes == 6 / 3 * without, "ours, four mixes and the stock mix; ours, a stock mix to choose and one to compare with"
 
 
 def test_plan_takes_the_source_for_a_size_that_is_not_known(make):

@@ -27,7 +27,7 @@ def ladder_of(model: Any, scores: dict[str, float], levels: str, out: Path) -> L
         "source": "source",
         "architecture": Architecture("test", quantizable, fragile_floors(model, quantizable)),
         "sensitivity": sensitivity_of(scores),
-        "costs": synthetic_costs(model, quantizable),
+        "measured": synthetic_costs(model, quantizable),
     }
     ladder.base.stages.use_architecture("generic")
     return ladder
