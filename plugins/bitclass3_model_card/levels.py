@@ -9,6 +9,8 @@ from bitclass3_model_card.text import bullets, code, megabytes, number, plain, p
 _USES = ((0.001, "Near-lossless reference"), (0.005, "High quality"), (0.02, "Balanced quality and size"))
 _SMALL = "Where memory decides"
 
+_SOLVED = {"ours": "the solver's answer", "fitted": "the solver's answer to costs fitted on measured mixes"}
+
 
 def use_case(run: Run, candidate: Candidate) -> str:
     """In a few words, from the measured PPL and the place on the ladder."""
@@ -64,9 +66,6 @@ def selections(run: Run) -> str:
 def _in_order(run: Run) -> list[str]:
     levels = [level.candidate.name for level in run.levels if level.candidate]
     return levels or [run.ours.name]
-
-
-_SOLVED = {"ours": "the solver's answer", "fitted": "the solver's answer to costs fitted on measured mixes"}
 
 
 def _chosen(name: str, selection: Selection) -> str:
