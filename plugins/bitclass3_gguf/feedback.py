@@ -7,6 +7,8 @@ that follow). At last each code is set to the best one given all others, a few t
 "QuantEase"). Types without codes of single weights (the grids of IQ1, IQ2, IQ3) are rounded block by block, and the columns after a block
 take up its error. Every row stays as plain rounding has it where that has the smaller error.
 
+All of this runs on the CPU, whatever the model ran on: it is thousands of small steps between ggml's kernels, which a GPU would wait for.
+
 Rows are not independent either: with G = E[g g^T] of the gradients at the outputs the loss is tr(G D A D^T) (Tseng et al. 2025, "Model-Preserving
 Adaptive Rounding"). Given all other rows, a group of rows R is best near W_R - G_RR^-1 G_R,rest D_rest; groups of rows that lie far
 apart are set again, one group after the other.
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 
 from bitclass3_core.kernels import dequantize, quantize
-from bitclass3_core.model import FloatArray
+from bitclass3_core.model import FloatArray, IndexArray
 from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, unpack
 from bitclass3_gguf.columns import improve_codes, set_codes
@@ -44,13 +46,18 @@ class Moments:
         """From A. Raises ValueError if it is not finite."""
         if not bool(torch.isfinite(a).all()):
             raise ValueError("the inputs' second moments are not finite")
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(a.double(), DAMPING)))
+        lower = torch.linalg.cholesky(_damped(a, DAMPING, torch.float64))
+        inverse = torch.cholesky_inverse(lower)
+        del lower  # of 12,288 columns each of them takes 1.1 GiB
         return cls(a.float(), torch.linalg.cholesky(inverse, upper=True).float())
 
 
-def _damped(moment: torch.Tensor, share: float) -> torch.Tensor:
-    level = moment.diagonal().mean().clamp(min=torch.finfo(moment.dtype).tiny)
-    return moment + share * level * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+def _damped(moment: torch.Tensor, share: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A copy with ``share`` of the diagonal's mean added to the diagonal."""
+    damped = moment.to(dtype, copy=True)
+    level = damped.diagonal().mean().clamp(min=torch.finfo(dtype).tiny)
+    damped.diagonal().add_(share * level)
+    return damped
 
 
 def output_errors(difference: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -60,7 +67,7 @@ def output_errors(difference: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """What the codes of some columns can be: steps and offsets [n, columns] on the CPU, where codes are chosen."""
+    """What the codes of some columns can be: steps and offsets [n, columns]."""
 
     step: FloatArray
     offset: FloatArray
@@ -81,8 +88,8 @@ class _Grid:
 
 
 def _arrays(*values: torch.Tensor | FloatArray) -> list[FloatArray]:
-    """Copies on the CPU, C-contiguous."""
-    return [np.array(v if isinstance(v, np.ndarray) else v.cpu().numpy(), np.float32, order="C") for v in values]
+    """Copies, C-contiguous."""
+    return [np.array(v if isinstance(v, np.ndarray) else v.numpy(), np.float32, order="C") for v in values]
 
 
 class _Rows:
@@ -110,14 +117,14 @@ class _Rows:
                 self._set_codes(left, inner, min(inner + INNER_BLOCK, end), begin)
 
     def _quantized(self, columns: torch.Tensor, importance: torch.Tensor) -> Bytes:
-        self.data.append(quantize(columns.contiguous().cpu().numpy(), self.q, importance.cpu().numpy()))
+        self.data.append(quantize(columns.contiguous().numpy(), self.q, importance.numpy()))
         return self.data[-1]
 
     def _round_block(self, left: torch.Tensor, begin: int, end: int) -> None:
         u = self.moments.u[begin:end, begin:end]
         # of a column, when those after the block take up its error: the diagonal of (U^T U)^-1
-        importance = torch.linalg.solve_triangular(u, torch.eye(end - begin, device=u.device), upper=True).square().sum(1)
-        rounded = torch.from_numpy(dequantize(self._quantized(left[:, begin:end], importance), self.q)).to(left.device)
+        importance = torch.linalg.solve_triangular(u, torch.eye(end - begin), upper=True).square().sum(1)
+        rounded = torch.from_numpy(dequantize(self._quantized(left[:, begin:end], importance), self.q))
         self.rounded[:, begin:end] = rounded
         errors = torch.linalg.solve_triangular(u, left[:, begin:end] - rounded, upper=True, left=False)
         left[:, end:] -= errors @ self.moments.u[begin:end, end:]
@@ -128,7 +135,7 @@ class _Rows:
         codes, rounded, errors = (np.empty_like(here) for _ in range(3))
         set_codes(here, factor, *self.grids[-1].columns(begin - block, end - block), codes, rounded, errors)
         self._put(begin, end, codes, rounded)
-        left[:, end:] -= torch.from_numpy(errors).to(left.device) @ u[begin:end, end:]
+        left[:, end:] -= torch.from_numpy(errors) @ u[begin:end, end:]
 
     def _put(self, begin: int, end: int, codes: FloatArray, rounded: FloatArray) -> None:
         self.codes[:, begin:end] = codes
@@ -151,7 +158,7 @@ class _Rows:
             self._put(begin, end, codes, rounded)
             slope += (self.rounded[:, begin:end] - before) @ a[begin:end]
 
-    def part(self, rows: torch.Tensor, wanted: torch.Tensor) -> "_Rows":
+    def part(self, rows: IndexArray, wanted: torch.Tensor) -> "_Rows":
         """Some of the rows, as they are, with other weights to come near to."""
         part = _Rows(wanted, self.moments, self.q)
         part.codes, part.rounded = self.codes[rows], self.rounded[rows]
@@ -163,7 +170,7 @@ class _Rows:
         n_groups = max(1, len(self.weights) // GROUP_ROWS)
         difference = self.rounded - self.weights
         for first in range(n_groups):
-            rows = torch.arange(first, len(self.weights), n_groups, device=g.device)
+            rows = np.arange(first, len(self.weights), n_groups)
             own = g[rows][:, rows]
             others = g[rows] @ difference - own @ difference[rows]
             part = self.part(rows, self.weights[rows] - torch.linalg.solve(own, others))
@@ -202,22 +209,22 @@ class RoundedRows:
 
 def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> RoundedRows:
     """Rows [n, n_in], each with feedback or as plain rounding has it, whichever has the smaller error."""
-    weights = torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device)
+    weights = torch.from_numpy(np.ascontiguousarray(rows))
     plain = quantize(rows, q, imatrix)
-    plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)).to(weights.device) - weights, moments.a)
+    plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)) - weights, moments.a)
     slab = _Rows(weights, moments, q)
     slab.forward()
     for _ in range(rounds):
         slab.again()
     errors = output_errors(slab.rounded - weights, moments.a)
     better = errors < plain_errors
-    data = np.where(better.cpu().numpy()[:, None], slab.bytes(), plain)
+    data = np.where(better.numpy()[:, None], slab.bytes(), plain)
     return RoundedRows(data, plain, float(torch.where(better, errors, plain_errors).sum()), float(plain_errors.sum()))
 
 
 def round_together(rows: FloatArray, q: QType, moments: Moments, g: torch.Tensor, rounds: int) -> Bytes:
     """Bytes [n, row bytes] of all rows [n, n_in] of a tensor, rounded for tr(G D A D^T); ``g`` is G [n, n]. For types that have codes."""
-    slab = _Rows(torch.from_numpy(np.ascontiguousarray(rows)).to(moments.a.device), moments, q)
+    slab = _Rows(torch.from_numpy(np.ascontiguousarray(rows)), moments, q)
     slab.forward()
     slab.again()
     damped = _damped(g, GRADIENT_DAMPING)

@@ -27,7 +27,9 @@ class Options(BaseModel):
     seed: int = Field(0, description="feedback: of the sampled labels")
     rounds: int = Field(2, ge=0, description="feedback: how often every code is looked at again")
     memory_gib: float = Field(
-        4.0, gt=0, description="feedback: memory for the second moments; less means more passes forward and backward"
+        4.0,
+        gt=0,
+        description="feedback: memory for the second moments, and as much again for tensors under way; less means more passes",
     )
     keep_rounded: bool = Field(
         False, description="feedback: leave the rounded tensors in the run's folder, for another export of the same types"
@@ -39,6 +41,9 @@ class Options(BaseModel):
     )
     tuning_rate: float = Field(1e-4, gt=0, le=0.1, description="tuning: the relative change of a scale in a step, about")
     device: str = Field("auto", description="feedback and tuning: auto, cpu, cuda, cuda:1, mps")
+    dtype: str = Field(
+        "auto", description="feedback and tuning: auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16"
+    )
 
     def demands(self, n_params: int) -> tuple[float, int]:
         """(floating-point operations, bytes beside the model's weights in torch) that rounding and tuning of ``n_params`` weights take.
@@ -48,7 +53,7 @@ class Options(BaseModel):
         operations, n_bytes = 0.0, 0
         if self.rounding == "feedback":
             operations += _FEEDBACK_PASSES * 6 * self.n_tokens * n_params
-            n_bytes = int(self.memory_gib * 2**30)
+            n_bytes = 2 * int(self.memory_gib * 2**30)
         if self.tuning_steps:
             operations += (6 + 2) * self.tuning_steps * self.n_ctx * n_params
             n_bytes = max(n_bytes, 8 * n_params)

@@ -1,12 +1,10 @@
 """Tensors rounded with error feedback, one group of layers at a time, each kept on disk until the file is written."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,14 +21,13 @@ from bitclass3_core.rounding_gains import RoundingGain, load_gains, mean_left, s
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options
+from bitclass3_gguf.workers import SLAB_ROWS, at_a_time, torch_threads, work_side_by_side, working_bytes
 
 if TYPE_CHECKING:
     import torch
     from bitclass3_torch.moments import TensorMoments
 
-_Item = TypeVar("_Item")
 _NOT_OF_ROUNDING = {"threads", "memory_gib", "device", "keep_rounded", "tuning_steps", "tuning_rate"}  # options
-_SLAB_ROWS = 2048  # a slab's weights stay in the processor's cache while column after column is rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +104,18 @@ def round_with_feedback(
     Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.loading import load_torch_model
-    from bitclass3_torch.moments import has_plain_inputs, moment_groups, tensor_moments
+    from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
     from bitclass3_torch.tokens import token_chunks
 
     wanted = [name for name in _by_depth(model, allocation) if not qtype(allocation.qtypes[name]).is_float]
     if all(kept.path(name).is_file() for name in wanted):
         return
-    loaded = load_torch_model(model, architecture, options.device, "auto")
+    loaded = load_torch_model(model, architecture, options.device, options.dtype)
     wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
     memory = int(options.memory_gib * 2**30)
     groups = moment_groups(loaded, wanted, memory, options.n_ctx)
+    n_threads = default_threads(options.threads)
     progress.begin("error feedback", len(groups) * len(chunks) + len(wanted))
 
     def round_one(found: tuple[str, "TensorMoments"]) -> None:
@@ -127,28 +125,18 @@ def round_with_feedback(
 
     for group in groups:
         todo = [name for name in group if not kept.path(name).is_file()]
+        side_by_side = at_a_time({name: working_bytes(model.tensors[name], max_rows(memory)) for name in todo}, memory, n_threads)
         if todo:
-            moments = tensor_moments(loaded, todo, architecture, chunks, memory, options.seed, progress)
-            with _one_thread_each(loaded.device):
-                _in_threads(round_one, moments, default_threads(options.threads))
+            moments = tensor_moments(loaded, list(side_by_side), architecture, chunks, memory, options.seed, progress)
+            for n, alike in groupby(moments, key=lambda found: side_by_side[found[0]]):
+                with torch_threads(max(1, n_threads // n)):
+                    work_side_by_side(round_one, alike, n)
         for name in group:
             if (data := kept.load(name)) is not None:
                 loaded.set_weight(name, dequantize(data, qtype(allocation.qtypes[name])), architecture)
     progress.end()
     if gains := kept.gains():
         progress.say(gains_line(gains))
-
-
-def _in_threads(work: Callable[[_Item], None], items: Iterable[_Item], n_threads: int) -> None:
-    """Work on the items as they come, few at a time: all moments of a group in their last form would take its memory twice."""
-    with ThreadPoolExecutor(n_threads) as pool:
-        under_way: deque[Future[None]] = deque()
-        for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) > n_threads:
-                under_way.popleft().result()
-        for left in under_way:
-            left.result()
 
 
 def _by_depth(model: Model, allocation: Allocation) -> list[str]:
@@ -176,7 +164,7 @@ def _rounded(
     def rounded_expert(expert: int, factors: Moments) -> RoundedRows:
         weights = None if imatrix is None else imatrix[min(expert, len(imatrix) - 1)]
         first, end = expert * n_rows, (expert + 1) * n_rows
-        slabs = [slice(begin, min(begin + _SLAB_ROWS, end)) for begin in range(first, end, _SLAB_ROWS)]
+        slabs = [slice(begin, min(begin + SLAB_ROWS, end)) for begin in range(first, end, SLAB_ROWS)]
         return RoundedRows.joined([round_rows(model.read(name, slab), q, weights, factors, options.rounds) for slab in slabs])
 
     try:
@@ -202,19 +190,5 @@ def _judged(difference: FloatArray, x: "torch.Tensor", g: "torch.Tensor") -> flo
     """E[(g^T D x)^2] over tokens that the rounding has not seen: twice the tensor's part of the KL divergence, to second order."""
     import torch
 
-    outputs = x @ torch.from_numpy(difference).to(x.device).T
+    outputs = x @ torch.from_numpy(difference).T
     return float((outputs * g).sum(1).double().square().mean())
-
-
-@contextmanager
-def _one_thread_each(device: "torch.device") -> Iterator[None]:
-    """On the CPU the tensors are the threads; torch's own would wait for each other in thousands of small steps."""
-    import torch
-
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -44,6 +44,11 @@ class TensorMoments:
     judged_x: "torch.Tensor | None" = None
     judged_g: "torch.Tensor | None" = None
 
+    def on_cpu(self) -> "TensorMoments":
+        """The same in the CPU's memory."""
+        g, x, judged_g = (None if v is None else v.cpu() for v in (self.gradients, self.judged_x, self.judged_g))
+        return TensorMoments(self.inputs.cpu(), g, x, judged_g)
+
 
 @dataclass(slots=True)
 class _Sums:
@@ -153,7 +158,8 @@ def tensor_moments(
 ) -> Iterator[tuple[str, TensorMoments]]:
     """The moments of each tensor over ``chunks``, with the model's present weights: one pass forward and backward for all of them.
 
-    The passes are over when this returns; what it gives is put into the GGUF's order one tensor after the other.
+    The passes are over when this returns; what it gives is put into the GGUF's order, and into the CPU's memory, one tensor
+    after the other.
     """
     import torch
 
@@ -174,7 +180,7 @@ def tensor_moments(
     finally:
         handle.remove()
     found = ((name, _moments_of(name, watch, loaded, architecture)) for name in names)
-    return ((name, moments) for name, moments in found if moments is not None)
+    return ((name, moments.on_cpu()) for name, moments in found if moments is not None)
 
 
 def _begin(rows: "torch.Tensor", watch: _Watch, is_wanted: bool) -> "torch.Tensor":

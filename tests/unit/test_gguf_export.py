@@ -101,5 +101,5 @@ def test_demands_of_each_way_to_round() -> None:
     assert bitclass3_gguf.Options().demands(1000) == (0, 0)
     operations, n_bytes = bitclass3_gguf.Options(rounding="feedback", n_tokens=100, memory_gib=1).demands(1000)
     assert operations == 2.5 * 6 * 100 * 1000
-    assert n_bytes == 2**30
+    assert n_bytes == 2 * 2**30
     assert bitclass3_gguf.Options(tuning_steps=10, n_ctx=64).demands(1000) == (8 * 640 * 1000, 8000)
