@@ -78,7 +78,7 @@ def kept_in(
         "types": digest_of(dict(allocation.qtypes)),
         "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
         "text": Corpus.fingerprint(corpus.calibration),
-        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING),
+        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING | ({"dtype"} if options.dtype == "auto" else set())),
         "kernels": library().fingerprint,
     }
     return RoundedTensors(out / ".rounded", digest_of(parts))
