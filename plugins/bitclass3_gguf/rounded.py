@@ -78,7 +78,7 @@ def kept_in(
         "types": digest_of(dict(allocation.qtypes)),
         "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
         "text": Corpus.fingerprint(corpus.calibration),
-        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING | ({"dtype"} if options.dtype == "auto" else set())),
+        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING),
         "kernels": library().fingerprint,
     }
     return RoundedTensors(out / ".rounded", digest_of(parts))
@@ -125,8 +125,9 @@ def round_with_feedback(
 
     for group in groups:
         todo = [name for name in group if not kept.path(name).is_file()]
-        side_by_side = at_a_time({name: working_bytes(model.tensors[name], max_rows(memory)) for name in todo}, memory, n_threads)
         if todo:
+            sizes = {name: working_bytes(model.tensors[name], max_rows(memory)) for name in todo}
+            side_by_side = at_a_time(sizes, memory, n_threads)
             moments = tensor_moments(loaded, list(side_by_side), architecture, chunks, memory, options.seed, progress)
             for n, alike in groupby(moments, key=lambda found: side_by_side[found[0]]):
                 with torch_threads(max(1, n_threads // n)):

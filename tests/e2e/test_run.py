@@ -158,7 +158,7 @@ def test_plan_counts_what_an_effort_takes(tmp_path: Path) -> None:
     plans = [json.loads(bitclass3(*asked, "--effort", effort).out) for effort in ("fast", "normal", "high")]
     minutes, memory = ([plan[key] for plan in plans] for key in ("minutes", "memory_bytes"))
     assert minutes[0] < minutes[1] < minutes[2]
-    assert memory[0] + 8 * 2**30 == memory[1] == memory[2], "the moments and tensors under way take more than what tuning holds of so small a model"
+    assert memory[0] + 8 * 2**30 == memory[1] == memory[2], "more than what tuning holds of so small a model"
 
 
 def test_imatrix_of_a_run_is_read_by_the_imatrix_estimator(finished: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The same results on a GPU as on the CPU, where there is a GPU."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,5 @@ def test_runs_of_every_effort(tmp_path: Path) -> None:
         assert ours(out).stat().st_size == ours(plain).stat().st_size
         klds[effort] = mean_kld(out)
         assert len(load_gains(next(out.glob("*.rounding.json")))) == n_quantized(out)
-    print(json.dumps(klds))
     assert klds["normal"] < 0.95 * klds["fast"]
     assert klds["high"] < 1.02 * klds["normal"]
