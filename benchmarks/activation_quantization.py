@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from bitclass3_core.corpus import Corpus, document, read_documents
 from bitclass3_core.evaluation import Evaluation, group_bounds, grouped_error
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gguf_writer import gguf_sink, tensor_order
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.writer import gguf_sink, tensor_order
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Plain

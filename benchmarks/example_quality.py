@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitclass3_core.rounding_gains import SUFFIX
+from bitclass3_core.gguf.rounding_gains import SUFFIX
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (3.6, 4.8, 5.4)
@@ -41,7 +41,7 @@ def nearest_mixes() -> dict[float, str]:
     from bitclass3_qwen35 import bitclass3_architecture
     from bitclass3_stock import stock_qtypes
 
-    from bitclass3_core.gguf_model import GgufModel
+    from bitclass3_core.gguf.model import GgufModel
     from bitclass3_core.layout import bpw
 
     model = GgufModel(ROOT / "examples" / "tiny-qwen35" / "model-bf16.gguf")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from bitclass3_core.kernels import library, quantize
+from bitclass3_core.gguf.kernels import library, quantize
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import QType, menu
 

@@ -14,7 +14,7 @@ import bitclass3_lagrangian
 import numpy as np
 from bitclass3_ilp import cp_sat
 
-from bitclass3_core.multiple_choice import lagrangian_dual, proof_of, tables_of
+from bitclass3_core.knapsack.dual import lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, allocation_of, undominated
 
 BPW = (1.5625, 1.75, 2.0625, 2.3125, 2.5625, 3.0625, 3.4375, 3.9, 4.25, 4.5, 5.0, 5.5, 6.5625, 8.5, 16.0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from bitclass3_core.api import open_run, run
+    from bitclass3_core.runs.api import open_run, run
 
 hookspec = pluggy.HookspecMarker("bitclass3")
 hookimpl = pluggy.HookimplMarker("bitclass3")
@@ -21,7 +21,7 @@ __all__ = ["__version__", "hookimpl", "hookspec", "open_run", "run"]
 def __getattr__(name: str) -> Any:
     """``run`` and ``open_run``, imported when they are asked for: a plugin that needs ``hookimpl`` alone is quick to import."""
     if name in ("run", "open_run"):
-        from bitclass3_core import api
+        from bitclass3_core.runs import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

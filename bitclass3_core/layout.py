@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.gguf_writer import header_bytes
+from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.model import Model, padded, total_params
 from bitclass3_core.qtypes import qtype
 

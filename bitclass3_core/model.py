@@ -123,6 +123,26 @@ class Model(Protocol):
         """The tensor's bytes as they are stored."""
 
 
+class OneTensor:
+    """A view of a model that has a single tensor: what the measure hook gets to see."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self._model = model
+        self.name, self.arch, self.path, self.hf = model.name, model.arch, model.path, model.hf
+        self.metadata: Mapping[str, Any] = model.metadata
+        self.fields: Mapping[str, Any] = model.fields
+        self.fingerprint = model.fingerprint
+        self.tensors: Mapping[str, TensorInfo] = {name: model.tensors[name]}
+
+    def read(self, name: str, rows: Rows = None) -> FloatArray:
+        """Rows of the tensor."""
+        return self._model.read(name, rows)
+
+    def read_raw(self, name: str) -> NDArray[np.uint8]:
+        """Bytes of the tensor."""
+        return self._model.read_raw(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """How a ggml tensor is cut out of one HF parameter: for those that HF keeps fused, stacked or transposed.

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, InfeasibleError, ModelFileError
-from bitclass3_core.improving import best_effort
+from bitclass3_core.gguf.recipe import types_in_file
+from bitclass3_core.knapsack.dual import lagrangian_dual, tables_of
+from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.model import Model, TensorInfo, padded
-from bitclass3_core.multiple_choice import lagrangian_dual, tables_of
 from bitclass3_core.problem import Allocation, Choice, Group, Problem
 from bitclass3_core.qtypes import menu, qtype
-from bitclass3_core.recipes import types_in_file
 
 _SHOWN = 4
 

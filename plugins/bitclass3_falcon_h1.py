@@ -11,8 +11,8 @@ import numpy as np
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ModelFileError
+from bitclass3_core.gguf.names import hf_stems, quantizable_tensors
 from bitclass3_core.model import Architecture, FloatArray, Model, Place, TensorInfo
-from bitclass3_core.naming import hf_stems, quantizable_tensors
 
 _Config = Mapping[str, Any]
 _FACTORS: Mapping[str, Callable[[_Config], float]] = {

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.layout import Budget, budget_for_bpw, budget_for_file, data_bytes, parse_size
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.vram import memory_of
 
 
 class Options(BaseModel):

@@ -1,8 +1,8 @@
 """Any architecture: llama.cpp's rule and gguf's own tables, and no permutations, because those cannot be guessed."""
 
 from bitclass3_core import hookimpl
+from bitclass3_core.gguf.names import fragile_floors, hf_stems, quantizable_tensors
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.naming import fragile_floors, hf_stems, quantizable_tensors
 
 
 @hookimpl

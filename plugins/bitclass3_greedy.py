@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from bitclass3_core import hookimpl
-from bitclass3_core.multiple_choice import Ints, Tables, hull_steps, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.knapsack.dual import Ints, Tables, hull_steps, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 
 

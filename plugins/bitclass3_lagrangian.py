@@ -3,8 +3,8 @@
 import time
 
 from bitclass3_core import hookimpl
-from bitclass3_core.improving import best_effort
-from bitclass3_core.multiple_choice import lagrangian_dual, proof_of, tables_of
+from bitclass3_core.knapsack.dual import lagrangian_dual, proof_of, tables_of
+from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 
 

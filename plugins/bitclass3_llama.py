@@ -3,8 +3,8 @@
 import numpy as np
 
 from bitclass3_core import hookimpl
+from bitclass3_core.gguf.names import blocks_of, hf_stems, metadata_int, quantizable_tensors
 from bitclass3_core.model import Architecture, IndexArray, Model
-from bitclass3_core.naming import blocks_of, hf_stems, metadata_int, quantizable_tensors
 
 _HEAD_COUNTS = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import Bitclass3Error, ToolchainError, UnusableTypeError
 from bitclass3_core.files import atomic_path, require_room
-from bitclass3_core.gguf_model import GgufModel, quantized_share, split_name
+from bitclass3_core.gguf.model import GgufModel, quantized_share, split_name
+from bitclass3_core.gguf.recipe import quantize_arguments, with_kept, write_recipe
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
-from bitclass3_core.recipes import quantize_arguments, with_kept, write_recipe
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, run_program
 

@@ -1,8 +1,8 @@
 """Qwen3: the conversion to GGUF leaves every row and column where it was."""
 
 from bitclass3_core import hookimpl
+from bitclass3_core.gguf.names import hf_stems, quantizable_tensors
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.naming import hf_stems, quantizable_tensors
 
 
 @hookimpl

@@ -7,8 +7,8 @@ import numpy as np
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ModelFileError
+from bitclass3_core.gguf.names import blocks_of, fragile_floors, hf_stems, metadata_int, quantizable_tensors, swapped_groups
 from bitclass3_core.model import Architecture, IndexArray, Model
-from bitclass3_core.naming import blocks_of, fragile_floors, hf_stems, metadata_int, quantizable_tensors, swapped_groups
 
 
 @hookimpl

@@ -4,8 +4,8 @@ import numpy as np
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ModelFileError
+from bitclass3_core.gguf.names import blocks_of, fragile_floors, hf_stems, metadata_int, quantizable_tensors
 from bitclass3_core.model import Architecture, IndexArray, Model, Place
-from bitclass3_core.naming import blocks_of, fragile_floors, hf_stems, metadata_int, quantizable_tensors
 
 
 @hookimpl

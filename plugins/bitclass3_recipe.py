@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
+from bitclass3_core.gguf.recipe import quantize_arguments, with_kept, write_recipe
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
-from bitclass3_core.recipes import quantize_arguments, with_kept, write_recipe
 
 
 @hookimpl

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import UnusableTypeError
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
+from bitclass3_core.gguf.rounding_gains import load_gains
 from bitclass3_core.model import FloatArray, IndexArray, Model
 from bitclass3_core.qtypes import QType, activation_format, qtype
-from bitclass3_core.rounding_gains import load_gains
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
 
 _LARGE = 1 << 26  # weights above which Q8_0 takes Q6_K's place as the type that is measured on every row: six times as fast

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from gguf_files import MemoryModel, matrices
 
-from bitclass3_core.building import build_problem
+from bitclass3_core.constraints.limits import Limits
+from bitclass3_core.constraints.problem import build_problem
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw, budget_for_bpw, file_bytes
-from bitclass3_core.limits import Limits
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import menu
 from bitclass3_core.results import Candidate, Run

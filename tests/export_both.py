@@ -11,11 +11,11 @@ import bitclass3_llama_quantize
 import numpy as np
 
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.imatrix_file import write_imatrix
-from bitclass3_core.kernels import library
+from bitclass3_core.gguf.imatrix import write_imatrix
+from bitclass3_core.gguf.kernels import library
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.model import Architecture, Model, TensorInfo
-from bitclass3_core.naming import quantizable_tensors
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from families import TEXT, Family
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
 

@@ -10,7 +10,7 @@ from gguf_files import write_gguf
 from perplexity_runs import N_SCORED, made_up, table
 
 from bitclass3_core.corpus import Corpus, document
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 
 N_VOCAB, N_CTX, N_CHUNKS = 4, 512, 16

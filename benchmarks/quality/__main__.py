@@ -18,7 +18,7 @@ from benchmarks.quality.stability import VARIANTS
 from benchmarks.quality.texts import DEFAULT_TEXTS, TEXT_NAMES
 from bitclass3_core.errors import Bitclass3Error, InterruptedRunError
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.run_folder import RunFolder
+from bitclass3_core.runs.folder import RunFolder
 
 
 def _names(text: str) -> list[str]:

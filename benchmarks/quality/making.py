@@ -11,19 +11,19 @@ from bitclass3_stock import stock_qtypes
 from benchmarks.quality.peers import Peers, check_recipe
 from benchmarks.quality.results import FileFacts, Results
 from benchmarks.quality.texts import EvaluationText, write_documents
-from bitclass3_core.config import load_config
 from bitclass3_core.corpus import Corpus, Document
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.files import digest_of, sha256_file
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.hashes import content_hash
-from bitclass3_core.imatrix_file import write_imatrix
-from bitclass3_core.kernels import library
+from bitclass3_core.gguf.imatrix import write_imatrix
+from bitclass3_core.gguf.kernels import library
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import bpw, file_bytes
-from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
+from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.pipeline import Pipeline
 from bitclass3_core.toolchain.finding import find_program
+from bitclass3_core.toolchain.hashes import content_hash
 
 SIZES = ("Q2_K", "Q3_K_S", "IQ3_M", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 # How ours are written: the settings of a run besides model, texts and target.

@@ -12,9 +12,9 @@ from bitclass3_llama_perplexity.program import find
 from benchmarks.quality.results import Cell, Results, cell_key
 from benchmarks.quality.texts import EvaluationText
 from bitclass3_core.corpus import Corpus, Document
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.hashes import content_hash
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.hashes import content_hash
 
 N_CTX = 512
 

@@ -20,9 +20,9 @@ from gguf import GGMLQuantizationType, quants
 from benchmarks.quality.widening import HalfArray, Llama, widened_tensors
 from bitclass3_core.errors import Bitclass3Error, ModelFileError
 from bitclass3_core.files import atomic_path, require_room, sha256_file, write_json
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import metadata_int
 from bitclass3_core.model import FloatArray, Model
-from bitclass3_core.naming import metadata_int
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain.converting import convert
 from bitclass3_core.toolchain.places import cache_folder, locked

@@ -9,7 +9,7 @@ from bitclass3_torch.statistics import collect
 from numpy.typing import NDArray
 
 from benchmarks.refinements.lab import Lab, Mix, Table
-from bitclass3_core.fitting import drawn_multipliers, fitted_multipliers, parts_by_role
+from bitclass3_core.runs.fit_costs import drawn_multipliers, fitted_multipliers, parts_by_role
 from bitclass3_core.sensitivity import TensorSensitivity
 
 

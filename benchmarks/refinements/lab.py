@@ -15,15 +15,15 @@ from bitclass3_torch.scoring import reference_logits, score_chunk
 from bitclass3_torch.tokens import token_chunks
 from numpy.typing import NDArray
 
-from bitclass3_core.building import build_problem
+from bitclass3_core.constraints.problem import build_problem
 from bitclass3_core.corpus import Document
 from bitclass3_core.costs import Cost, CostTable
-from bitclass3_core.kernels import dequantize
+from bitclass3_core.gguf.kernels import dequantize
 from bitclass3_core.model import FloatArray
-from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.problem import Problem
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import activation_format, qtype
+from bitclass3_core.runs.pipeline import Pipeline
 
 N_CTX = 512
 N_SCORED = 4  # chunks of calibration text after those of the estimate: inputs and gradients, token by token

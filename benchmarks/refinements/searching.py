@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.refinements.lab import Lab, Mix
-from bitclass3_core.agreement import Agreement, agreement
+from bitclass3_core.compare.predicted import Agreement, agreement
 from bitclass3_core.model import padded
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import qtype

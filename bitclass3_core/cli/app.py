@@ -93,7 +93,7 @@ def run(
 ) -> None:
     """Measure a model, solve for every tensor's type at the target, write the GGUF, measure its KLD, write the model card."""
     from bitclass3_core.cli.run import run_command
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     flags = given_flags(**{key: value for key, value in locals().items() if key not in {"run_command", "load_config"}})
     run_command(load_config(pipeline, flags, plugin or (), set_ or ()), until, as_json, quiet)
@@ -137,7 +137,7 @@ def plan(
 ) -> None:
     """Say what a run would do: sizes, types where they are known, disk, memory, minutes. Writes nothing."""
     from bitclass3_core.cli.plan import plan_command
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     flags = given_flags(**{key: value for key, value in locals().items() if key not in {"plan_command", "load_config"}})
     plan_command(load_config(pipeline, flags, plugin or (), set_ or ()), as_json)
@@ -183,7 +183,7 @@ def ladder(
 ) -> None:
     """Make a release: several levels from one calibration and one cost table, each measured, with one card over all of them."""
     from bitclass3_core.cli.ladder import ladder_command
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     flags = given_flags(**{key: value for key, value in locals().items() if key not in {"ladder_command", "load_config"}})
     flags.setdefault(("select", "enabled"), True)
@@ -308,7 +308,7 @@ def toolchain_list(llama_cpp: LlamaCpp = None, as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the pipeline file, with the installed plugins and their options, for editors."""
-    from bitclass3_core.schema import schema_json
+    from bitclass3_core.runs.schema import schema_json
 
     print(schema_json(), end="")
 

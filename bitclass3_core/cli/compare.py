@@ -8,26 +8,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bitclass3_core.candidates import load_evaluation, save_evaluation
 from bitclass3_core.cli.comparison_tables import markdown, print_tables, types_csv
 from bitclass3_core.cli.run import command_line, use_llama_cpp
-from bitclass3_core.comparing import Comparison, as_candidate, check_comparable, unique_names
-from bitclass3_core.config import RunConfig, StageListSection, load_config
+from bitclass3_core.compare.comparison import Comparison, as_candidate, check_comparable, unique_names
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ConfigError, InterruptedRunError, ModelFileError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import write_text
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import bpw
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.progress import Progress, terminal_progress
 from bitclass3_core.results import Run
-from bitclass3_core.run_folder import RunFolder
+from bitclass3_core.run_config import RunConfig, StageListSection
+from bitclass3_core.runs.candidates import load_evaluation, save_evaluation
+from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.folder import RunFolder
+from bitclass3_core.runs.versions import versions
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_core.source import open_source, source_fingerprint
-from bitclass3_core.stages import StageRunner
-from bitclass3_core.versions import versions
+from bitclass3_core.sources.open import open_source, source_fingerprint
 
 _REPORT = StageListSection(plugin=["plots"], options={"only": ["size_kld"]})
 

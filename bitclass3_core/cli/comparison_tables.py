@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from bitclass3_core.comparing import Comparison, on_front, type_differences
+from bitclass3_core.compare.comparison import Comparison, on_front, type_differences
 from bitclass3_core.evaluation import Evaluation
 
 _TABLE_WIDTH = 140

@@ -6,8 +6,8 @@ import shutil
 from importlib.metadata import version
 
 from bitclass3_core.errors import Bitclass3Error, ToolchainError
-from bitclass3_core.kernels import library
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.gguf.kernels import library
+from bitclass3_core.machine import default_threads
 from bitclass3_core.toolchain.finding import Program, find_all
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from bitclass3_core.cli.run import command_line, default_out, use_llama_cpp
 from bitclass3_core.cli.watching import stdout_kept, watched
-from bitclass3_core.config import RunConfig
 from bitclass3_core.files import human_bytes
-from bitclass3_core.ladder import Ladder, exit_code
-from bitclass3_core.ladder_plan import plan_of
 from bitclass3_core.progress import Silent, terminal_progress
+from bitclass3_core.release.ladder import Ladder, exit_code
+from bitclass3_core.release.plan import plan_of
 from bitclass3_core.results import Level
+from bitclass3_core.run_config import RunConfig
 
 
 def ladder_command(config: RunConfig, levels: str, keep: str, only_plan: bool, as_json: bool, quiet: bool) -> None:

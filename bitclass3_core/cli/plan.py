@@ -4,18 +4,18 @@ import json
 from collections import Counter
 from typing import Any
 
-from bitclass3_core.building import possible_bytes
 from bitclass3_core.cli.run import default_out, use_llama_cpp
-from bitclass3_core.config import RunConfig
+from bitclass3_core.constraints.problem import possible_bytes
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf_writer import header_bytes
-from bitclass3_core.kernels import SPEED
+from bitclass3_core.gguf.kernels import SPEED
+from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.layout import file_bytes
-from bitclass3_core.measuring import default_threads
-from bitclass3_core.pipeline import Pipeline
+from bitclass3_core.machine import default_threads
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import menu
-from bitclass3_core.selection import files_beside
+from bitclass3_core.run_config import RunConfig
+from bitclass3_core.runs.pipeline import Pipeline
+from bitclass3_core.runs.select import files_beside
 
 # what weighted-error measures of a tensor by default
 _SAMPLED_ROWS, _WHOLE_WEIGHTS = 128, 1 << 19

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from bitclass3_core.plugins import Plugin, installed, load_plugin
+from bitclass3_core.plugin.manager import Plugin, installed, load_plugin
 
 
 def list_command(as_json: bool) -> None:

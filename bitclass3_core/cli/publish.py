@@ -6,7 +6,7 @@ from pathlib import Path
 from bitclass3_core.errors import Bitclass3Error, InterruptedRunError
 from bitclass3_core.files import human_bytes
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.publishing import Release, release_of, upload
+from bitclass3_core.release.publish import Release, release_of, upload
 
 
 def publish_command(folder: Path, repo: str | None, private: bool, dry_run: bool, as_json: bool, quiet: bool) -> None:

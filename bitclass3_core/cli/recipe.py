@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.files import write_text
-from bitclass3_core.recipes import recipe_lines, types_in_gguf
+from bitclass3_core.gguf.recipe import recipe_lines, types_in_gguf
 
 
 def recipe_command(file: Path, out: Path | None, as_json: bool) -> None:

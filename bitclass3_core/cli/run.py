@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bitclass3_core.cli.watching import stdout_kept, watched
-from bitclass3_core.config import RunConfig
 from bitclass3_core.errors import ConfigError, did_you_mean
-from bitclass3_core.pipeline import STAGES, Pipeline
 from bitclass3_core.progress import terminal_progress
 from bitclass3_core.results import Candidate, Run
-from bitclass3_core.target_kld import find_size
+from bitclass3_core.run_config import RunConfig
+from bitclass3_core.runs.pipeline import STAGES, Pipeline
+from bitclass3_core.runs.target_kld import find_size
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from bitclass3_core.at_work import all_at_work, where
 from bitclass3_core.errors import InterruptedRunError
+from bitclass3_core.plugin.at_work import all_at_work, where
 from bitclass3_core.progress import Progress, eta
 
 GRACE_SECONDS = 3.0  # after Ctrl-C, before it is said what the run waits for

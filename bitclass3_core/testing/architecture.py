@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bitclass3_core.checks import check_architecture
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.model import Architecture, FloatArray, Model
-from bitclass3_core.naming import quantizable_tensors
+from bitclass3_core.plugin.checks import check_architecture
 from bitclass3_core.qtypes import menu, qtype
 from bitclass3_core.testing.base import Conformance
 from bitclass3_core.testing.samples import Shapes

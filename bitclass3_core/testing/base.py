@@ -13,11 +13,11 @@ import pytest
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ConfigError, did_you_mean
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.hookspecs import API_VERSION, OLDEST_API
 from bitclass3_core.model import Architecture
-from bitclass3_core.naming import quantizable_tensors
-from bitclass3_core.plugins import GROUP, Plugin, PluginManager, installed, load_plugin, parse_options, plugin_of
+from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, installed, load_plugin, parse_options, plugin_of
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.testing import samples
 

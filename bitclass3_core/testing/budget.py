@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bitclass3_core.checks import check_budget_answer
 from bitclass3_core.errors import ConfigError, InfeasibleError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.checks import check_budget_answer
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.testing.base import Conformance
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bitclass3_core.checks import check_sensitivity
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.checks import check_sensitivity
 from bitclass3_core.sensitivity import Sensitivity, load_sensitivity, save_sensitivity
 from bitclass3_core.testing.base import Conformance, Recorded
 from bitclass3_core.testing.samples import sample_corpus

@@ -10,7 +10,7 @@ import pytest
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import Bitclass3Error, ModelFileError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.model import Architecture, FloatArray, Model, Rows
 from bitclass3_core.problem import Allocation
 from bitclass3_core.sensitivity import Sensitivity

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bitclass3_core.checks import check_costs
+from bitclass3_core.constraints.wanted import wanted_qtypes
 from bitclass3_core.costs import CostTable
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.measuring import OneTensor, wanted_qtypes
-from bitclass3_core.model import Architecture, Model
-from bitclass3_core.plugins import PluginManager, parse_options
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.model import Architecture, Model, OneTensor
+from bitclass3_core.plugin.checks import check_costs
+from bitclass3_core.plugin.manager import PluginManager, parse_options
 from bitclass3_core.qtypes import QType, menu
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 from bitclass3_core.testing.base import Conformance

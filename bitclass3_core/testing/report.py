@@ -9,9 +9,9 @@ import pytest
 
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.evaluation import Evaluation, paired_difference, summarize
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.layout import bpw, file_bytes
 from bitclass3_core.model import Architecture
-from bitclass3_core.naming import quantizable_tensors
 from bitclass3_core.problem import Allocation, Proof
 from bitclass3_core.qtypes import menu
 from bitclass3_core.results import Candidate, Run

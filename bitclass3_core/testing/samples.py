@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitclass3_core.corpus import Corpus, document
-from bitclass3_core.gguf_writer import gguf_sink, tensor_order
-from bitclass3_core.kernels import quantize
+from bitclass3_core.gguf.kernels import quantize
+from bitclass3_core.gguf.writer import gguf_sink, tensor_order
 from bitclass3_core.model import FloatArray, Model, Rows, TensorInfo
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity

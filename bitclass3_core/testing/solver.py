@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bitclass3_core.checks import check_allocation
-from bitclass3_core.improving import best_effort
-from bitclass3_core.limits import Limits
+from bitclass3_core.constraints.limits import Limits
+from bitclass3_core.knapsack.dual import lagrangian_dual, tables_of
+from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.model import Architecture, padded
-from bitclass3_core.multiple_choice import lagrangian_dual, tables_of
+from bitclass3_core.plugin.checks import check_allocation
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, undominated
 from bitclass3_core.qtypes import menu
 from bitclass3_core.testing.base import Conformance

@@ -11,11 +11,10 @@ from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import InfeasibleError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import budget_for_bpw
-from bitclass3_core.measuring import OneTensor
-from bitclass3_core.model import Architecture
-from bitclass3_core.plugins import GROUP, STAGES, Plugin, PluginManager, plugin_of
+from bitclass3_core.model import Architecture, OneTensor
+from bitclass3_core.plugin.manager import GROUP, STAGES, Plugin, PluginManager, plugin_of
 from bitclass3_core.problem import allocation_of
 from bitclass3_core.qtypes import menu
 from bitclass3_core.sensitivity import Sensitivity

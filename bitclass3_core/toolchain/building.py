@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bitclass3_core.errors import ToolchainError
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.machine import default_threads
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain.finding import STAND_INS
 from bitclass3_core.toolchain.requirements import BACKENDS, Tools, search_path

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from bitclass3_core.errors import Bitclass3Error, ModelFileError, ToolchainError
 from bitclass3_core.files import atomic_path, digest_of, human_bytes, require_room
-from bitclass3_core.gguf_guard import check_gguf
-from bitclass3_core.hashes import content_hash
+from bitclass3_core.gguf.guard import check_gguf
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain import convert_runner
 from bitclass3_core.toolchain.finding import find_program
+from bitclass3_core.toolchain.hashes import content_hash
 from bitclass3_core.toolchain.places import CONVERTER, cache_folder, locked
 from bitclass3_core.toolchain.running import ProgramFailed, last_lines, run_program
 

@@ -1,12 +1,12 @@
-"""mkdocs hooks: a line ``<!-- from the code: NAME -->`` in a page becomes what ``bitclass3_core.reference`` says under that name."""
+"""mkdocs hooks: a line ``<!-- from the code: NAME -->`` in a page becomes what ``reference.py`` says under that name."""
 
 import re
 from typing import Any
 
+import reference
 from mkdocs.structure.files import File
 
-from bitclass3_core import reference
-from bitclass3_core.schema import schema_json
+from bitclass3_core.runs.schema import schema_json
 
 MARK = re.compile(r"^<!-- from the code: ([a-z-]+) -->$", re.MULTILINE)
 _LISTED_ELSEWHERE = ("images/", "assets/", "hooks/")

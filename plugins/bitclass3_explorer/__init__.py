@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from bitclass3_core import hookimpl
-from bitclass3_core.comparing import compared_with
+from bitclass3_core.compare.comparison import compared_with
 from bitclass3_core.files import write_text
 from bitclass3_core.results import Run
 from bitclass3_explorer.data import explorer_data

@@ -5,13 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bitclass3_core.comparing import COMPARED, on_front
-from bitclass3_core.gguf_writer import header_bytes
+from bitclass3_core.compare.comparison import COMPARED, on_front
+from bitclass3_core.gguf.recipe import with_kept
+from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.layout import bpw, fixed_bytes
 from bitclass3_core.model import Model, total_params
 from bitclass3_core.problem import Problem
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.recipes import with_kept
 from bitclass3_core.results import Candidate, Run
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.files import require_room
-from bitclass3_core.gguf_writer import gguf_sink, tensor_order
+from bitclass3_core.gguf.recipe import nearest_ftype
+from bitclass3_core.gguf.rounding_gains import SUFFIX, save_gains
+from bitclass3_core.gguf.writer import gguf_sink, tensor_order
 from bitclass3_core.layout import file_bytes
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.recipes import nearest_ftype
-from bitclass3_core.rounding_gains import SUFFIX, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.plain import quantized_tensor

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, IndexArray
 from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, unpack

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
-from bitclass3_core.kernels import quantize
+from bitclass3_core.gguf.kernels import quantize
 from bitclass3_core.model import Model, TensorInfo
 from bitclass3_core.qtypes import QType
 from bitclass3_core.sensitivity import Sensitivity

@@ -11,13 +11,13 @@ import numpy as np
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError, UnusableTypeError
 from bitclass3_core.files import atomic_path, digest_of
-from bitclass3_core.kernels import dequantize, library
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.gguf.kernels import dequantize, library
+from bitclass3_core.gguf.rounding_gains import RoundingGain, load_gains, mean_left, save_gains
+from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.rounding_gains import RoundingGain, load_gains, mean_left, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options

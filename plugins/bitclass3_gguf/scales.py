@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitclass3_core.kernels import dequantize
+from bitclass3_core.gguf.kernels import dequantize
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import Bytes

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.files import digest_of
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.gguf.rounding_gains import TuningGain, load_tuning, save_gains
+from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType, qtype
-from bitclass3_core.rounding_gains import TuningGain, load_tuning, save_gains
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bitclass3_core.kernels import dequantize
+from bitclass3_core.gguf.kernels import dequantize
+from bitclass3_core.gguf.rounding_gains import TuningGain
 from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
-from bitclass3_core.rounding_gains import TuningGain
 from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
 

@@ -18,11 +18,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
-from bitclass3_core.improving import best_effort
-from bitclass3_core.multiple_choice import OPTIMAL_GAP, Dual, Ints, Tables, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.gguf.recipe import types_in_file
+from bitclass3_core.knapsack.dual import OPTIMAL_GAP, Dual, Ints, Tables, lagrangian_dual, proof_of, tables_of
+from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.recipes import types_in_file
 from bitclass3_ilp import cp_sat
 from bitclass3_ilp.branches import Branch, branches_of, core_of
 from bitclass3_ilp.frontier import UnfinishedError, walk

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitclass3_core.multiple_choice import Dual, Ints, Tables, hull_steps, reduced_costs
+from bitclass3_core.knapsack.dual import Dual, Ints, Tables, hull_steps, reduced_costs
 from bitclass3_ilp.frontier import Relaxation, grow, start
 
 # one tensor with a tenth or more of the bytes makes the dual of the whole problem weak: the gap is about one of its steps

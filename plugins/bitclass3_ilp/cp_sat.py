@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bitclass3_core.multiple_choice import Ints, Tables
+from bitclass3_core.knapsack.dual import Ints, Tables
 
 # CP-SAT takes integers. An answer is off by up to half a step for each group: at 1e6 steps "optimal" can be several percent
 # worse than greedy, at 1e11 a thousand groups round by less than 1e-8 of the cost

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bitclass3_core.multiple_choice import Bools, Floats, Ints, Steps, Tables, hull_steps
+from bitclass3_core.knapsack.dual import Bools, Floats, Ints, Steps, Tables, hull_steps
 
 
 class UnfinishedError(Exception):

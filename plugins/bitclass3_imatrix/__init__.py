@@ -12,7 +12,7 @@ from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.files import sha256_file
-from bitclass3_core.imatrix_file import Imatrix, read_imatrix
+from bitclass3_core.gguf.imatrix import Imatrix, read_imatrix
 from bitclass3_core.model import Architecture, FloatArray, Model, TensorInfo
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, fill_missing

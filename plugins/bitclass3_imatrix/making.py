@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ConfigError, ModelFileError, ToolchainError
-from bitclass3_core.imatrix_file import Imatrix, read_imatrix
+from bitclass3_core.gguf.imatrix import Imatrix, read_imatrix
 from bitclass3_core.model import Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain.finding import find_program

@@ -10,7 +10,7 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import PluginError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.plugins import Plugin, PluginManager, load_plugin, parse_options
+from bitclass3_core.plugin.manager import Plugin, PluginManager, load_plugin, parse_options
 from bitclass3_core.progress import Progress
 
 

@@ -17,10 +17,9 @@ from bitclass3_weighted_error import bitclass3_measure
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, write_json
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.kernels import library
-from bitclass3_core.measuring import OneTensor
-from bitclass3_core.model import Architecture, Model, TensorInfo
+from bitclass3_core.gguf.kernels import library
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.model import Architecture, Model, OneTensor, TensorInfo
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress, Silent
 from bitclass3_core.qtypes import qtype

@@ -11,8 +11,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.gguf_kinds import check_is_model
-from bitclass3_core.measuring import default_threads
+from bitclass3_core.gguf.kinds import check_is_model
+from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Model
 from bitclass3_core.progress import Progress
 from bitclass3_llama_perplexity.base import BaseFile, Header

@@ -6,7 +6,7 @@ from pathlib import Path
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bitclass3_core.comparing import compared_with
+from bitclass3_core.compare.comparison import compared_with
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.facts import file_name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitclass3_core.agreement import agreement
+from bitclass3_core.compare.predicted import agreement
 from bitclass3_core.results import Candidate, Run
 from bitclass3_model_card.bits import allocation_lines, role_table, type_table
 from bitclass3_model_card.facts import file_name, stock_at_same_size

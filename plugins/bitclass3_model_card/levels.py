@@ -1,6 +1,6 @@
 """A ladder in the card: what each file is good for, which one to take and why, and how every file was chosen."""
 
-from bitclass3_core.ladder_release import PPL_WITHIN, ppl_change
+from bitclass3_core.release.record import PPL_WITHIN, ppl_change
 from bitclass3_core.results import Candidate, Contender, Run, Selection
 from bitclass3_model_card.facts import file_name
 from bitclass3_model_card.text import bullets, code, megabytes, number, plain, plus_minus, table

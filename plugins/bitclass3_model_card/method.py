@@ -1,9 +1,9 @@
 """How It Works: five points, each with this run's own figures."""
 
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.gguf.rounding_gains import SUFFIX, load_gains, load_tuning, mean_left
 from bitclass3_core.problem import Allocation
 from bitclass3_core.results import Run
-from bitclass3_core.rounding_gains import SUFFIX, load_gains, load_tuning, mean_left
 from bitclass3_model_card.facts import file_name, stage_plugin
 from bitclass3_model_card.text import code, counted, number
 

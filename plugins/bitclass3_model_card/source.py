@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from bitclass3_core.hub import is_hub_name
 from bitclass3_core.results import Run
+from bitclass3_core.sources.hub import is_hub_name
 from bitclass3_model_card.facts import text_value
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # a bare name is no address on a hub

@@ -3,9 +3,9 @@
 import shlex
 from pathlib import Path
 
-from bitclass3_core.gpu_split import override_name
-from bitclass3_core.hub import is_hub_name
+from bitclass3_core.constraints.gpu import override_name
 from bitclass3_core.results import Run
+from bitclass3_core.sources.hub import is_hub_name
 from bitclass3_model_card.facts import file_name
 from bitclass3_model_card.text import code
 

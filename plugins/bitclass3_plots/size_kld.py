@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitclass3_core.comparing import COMPARED
+from bitclass3_core.compare.comparison import COMPARED
 from bitclass3_core.results import Candidate, Run
 from bitclass3_plots.labels import place_labels
 from bitclass3_plots.style import COLOURS, LARGE, NORMAL, SMALL, new_figure

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bitclass3_core.errors import ConfigError, did_you_mean
+from bitclass3_core.gguf.names import allows_quantization, metadata_int
 from bitclass3_core.model import Model, TensorInfo
-from bitclass3_core.naming import allows_quantization, metadata_int
 from bitclass3_core.qtypes import qtype
 from bitclass3_stock.mixes import MIXES, Mix, Spot
 

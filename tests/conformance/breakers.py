@@ -16,10 +16,10 @@ from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.files import write_text
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget, budget_for_bpw
 from bitclass3_core.model import Architecture
-from bitclass3_core.naming import hf_stems, quantizable_tensors
+from bitclass3_core.gguf.names import hf_stems, quantizable_tensors
 from bitclass3_core.problem import Allocation, Proof, allocation_of
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
@@ -66,7 +66,7 @@ _SOLVERS = [
     ("test_proof_is_true", "nothing costs less than", _solver(f"return replace({_SMALLEST}, proof=Proof(1e9, 0.0, False, 0.0))"), ""),
     ("test_exact_equals_brute_force", "exact = True, and the answer to problem", _solver(f"return {_SMALLEST}"), "exact = True"),
     ("test_exact_is_not_beaten_on_300_tensors", "take more steps", _solver(f"return {_SMALLEST}"), "exact = True"),
-    ("test_keeps_the_budget_of_the_gpu", "add up Choice.gpu_bytes too", "from dataclasses import replace as with_\nfrom bitclass3_core.improving import best_effort\nfrom bitclass3_core.multiple_choice import lagrangian_dual, tables_of\n" + _solver("t = tables_of(with_(problem, gpu_budget_bytes=None)); return allocation_of(problem, best_effort(t, lagrangian_dual(t)).tolist(), 'mine')"), "two_budgets = True"),
+    ("test_keeps_the_budget_of_the_gpu", "add up Choice.gpu_bytes too", "from dataclasses import replace as with_\nfrom bitclass3_core.knapsack.improve import best_effort\nfrom bitclass3_core.knapsack.dual import lagrangian_dual, tables_of\n" + _solver("t = tables_of(with_(problem, gpu_budget_bytes=None)); return allocation_of(problem, best_effort(t, lagrangian_dual(t)).tolist(), 'mine')"), "two_budgets = True"),
 ]  # fmt: skip
 _BUDGETS = [
     ("test_is_a_number_of_bytes", "expected a whole number", _hook("budget", "model", "return Budget(1e6, 'mine')"), ""),

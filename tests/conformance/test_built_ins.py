@@ -24,9 +24,9 @@ import bitclass3_weighted_error
 import pytest
 from safetensors import safe_open
 
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.imatrix_file import write_imatrix
-from bitclass3_core.naming import quantizable_tensors
+from bitclass3_core.gguf.imatrix import write_imatrix
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.testing import (
     ArchitectureConformance,
     BudgetConformance,

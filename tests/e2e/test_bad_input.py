@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, MODEL, ROOT, TEXT, Done, bitclass3, run
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 
 FAST = ["--plugin", "uniform", "--menu", "k", "--target-bpw", 4.8]  # no torch
 

@@ -46,7 +46,7 @@ def test_help_and_core_import_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'ortools', 'matplotlib', 'gguf'}"
     code = f"import sys; import bitclass3_core.cli.app; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    code = f"import sys; import bitclass3_core.pipeline; sys.exit(bool(({heavy} - {{'gguf'}}) & set(sys.modules)))"
+    code = f"import sys; import bitclass3_core.runs.pipeline; sys.exit(bool(({heavy} - {{'gguf'}}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "Usage" in bitclass3("--help").out
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from command import ROOT
 from doc_blocks import PAGES, Block, blocks, commands
+from reference import commands as known_commands
 
-from bitclass3_core.config import RunConfig, load_config
-from bitclass3_core.plugins import installed
-from bitclass3_core.reference import commands as known_commands
+from bitclass3_core.plugin.manager import installed
+from bitclass3_core.run_config import RunConfig
+from bitclass3_core.runs.config_file import load_config
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-plugin.md"  # followed by test_tutorial.py
 RUNNABLE = [page for page in PAGES if page != TUTORIAL and any(block.mark for block in blocks(page))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from command import GGUF, TEXT, Done, bitclass3
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.model import padded
 from bitclass3_core.qtypes import qtype
 

@@ -8,9 +8,9 @@ import pytest
 from browser import chromium
 from command import EVALUATION, EXAMPLE, GGUF, bitclass3, run
 
-from bitclass3_core.candidates import load_evaluation
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.recipes import types_in_gguf
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.recipe import types_in_gguf
+from bitclass3_core.runs.candidates import load_evaluation
 
 pytestmark = pytest.mark.slow
 OURS = "tiny-qwen35-4.80bpw"

@@ -9,7 +9,7 @@ import pytest
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, SMALL, bitclass3, run
 from gguf import GGUFReader
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.sensitivity import load_sensitivity
 

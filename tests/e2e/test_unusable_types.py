@@ -5,7 +5,7 @@ from pathlib import Path
 
 from command import CALIBRATION, EVALUATION, GGUF, bitclass3
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.qtypes import qtype
 
 # An exporter that fails as llama-quantize does where a block comes out as NaN: the tensor below cannot be smaller than Q5_K.

@@ -14,13 +14,13 @@ from families import FAMILIES
 from family_runs import N_TOKENS, Row, dry_run, kept_roles, n_generated, page, perplexity
 from safetensors import safe_open
 
-from bitclass3_core.config import load_config
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import allows_quantization
 from bitclass3_core.layout import bpw
-from bitclass3_core.naming import allows_quantization
-from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.pipeline import Pipeline
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
 

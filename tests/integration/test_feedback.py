@@ -7,8 +7,8 @@ import pytest
 from command import GGUF, TEXT, bitclass3, run
 from rounding_runs import TARGET, mean_kld, n_quantized, ours
 
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.rounding_gains import load_gains
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.rounding_gains import load_gains
 
 pytestmark = pytest.mark.slow
 FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=4096"]

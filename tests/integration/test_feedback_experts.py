@@ -16,8 +16,8 @@ from bitclass3_torch.watching import Product, Products, eager_experts
 from families import TEXT
 
 from bitclass3_core.corpus import Corpus, document
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype

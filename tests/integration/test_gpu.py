@@ -16,9 +16,9 @@ from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, run
 from rounding_runs import TARGET, mean_kld, n_quantized, ours
 
 from bitclass3_core.corpus import load_corpus
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.rounding_gains import load_gains
 from bitclass3_core.progress import Silent
-from bitclass3_core.rounding_gains import load_gains
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 NAME = "blk.0.ffn_down.weight"

@@ -16,7 +16,7 @@ from bitclass3_torch.tokens import token_chunks
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, ROOT
 
 from bitclass3_core.corpus import load_corpus
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import TensorSensitivity

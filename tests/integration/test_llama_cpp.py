@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from command import CALIBRATION, EXAMPLE, GGUF, TEXT, bitclass3
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 
 pytestmark = pytest.mark.slow
 LITTLE = ["--set", "estimate.options.n_tokens=2048", "--set", "evaluate.options.n_chunks=8", "--menu", "k"]

@@ -15,7 +15,7 @@ from command import CALIBRATION, EVALUATION, GGUF, MODEL, ROOT, TEXT, Done, bitc
 from bitclass3_core.corpus import Corpus, document, load_corpus
 from bitclass3_core.errors import Bitclass3Error, ModelFileError, ToolchainError
 from bitclass3_core.evaluation import Evaluation, paired_difference
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gpu_split import gpu_of, override_argument
+from bitclass3_core.constraints.gpu import gpu_of, override_argument
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import capture_program
 

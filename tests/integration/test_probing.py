@@ -10,7 +10,7 @@ from bitclass3_torch import PROBED_CHUNKS, Options, bitclass3_evaluate
 from command import EVALUATION, EXAMPLE, GGUF
 
 from bitclass3_core.corpus import Corpus, read_documents
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Sensitivity

@@ -14,7 +14,7 @@ from benchmarks.quality.benchmark import Benchmark
 from benchmarks.quality.results import Results
 from benchmarks.quality.texts import CALIBRATION_CHARS
 from bitclass3_core.corpus import read_documents
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "tiny-qwen35"

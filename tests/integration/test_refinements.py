@@ -19,11 +19,11 @@ from benchmarks.refinements.scores import (
     token_shares,
     token_table,
 )
-from bitclass3_core.config import load_config
 from bitclass3_core.corpus import document, read_documents
-from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
+from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.pipeline import Pipeline
 
 pytestmark = pytest.mark.slow
 

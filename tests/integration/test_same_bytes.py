@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command import ROOT
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.qtypes import FLOAT_QTYPES, WRITABLE_QTYPES
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of tokenizers' own making

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from bitclass3_ilp import Options
 
-from bitclass3_core.building import build_problem
+from bitclass3_core.constraints.limits import Limits
+from bitclass3_core.constraints.problem import build_problem
+from bitclass3_core.constraints.wanted import wanted_cells
 from bitclass3_core.costs import CostTable
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.layout import budget_for_bpw
-from bitclass3_core.limits import Limits
-from bitclass3_core.measuring import OneTensor, wanted_cells
-from bitclass3_core.model import Architecture
-from bitclass3_core.naming import quantizable_tensors
+from bitclass3_core.model import Architecture, OneTensor
 from bitclass3_core.qtypes import menu
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 

@@ -16,12 +16,12 @@ from bitclass3_torch.loading import TorchModel, load_torch_model
 from bitclass3_torch.statistics import collect
 from families import FAMILIES, make_hf
 
-from bitclass3_core.checks import check_architecture, check_sensitivity
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.checks import check_architecture, check_sensitivity
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity

@@ -10,9 +10,9 @@ from bitclass3_gguf.codes import has_codes, unpack
 from command import CALIBRATION, EVALUATION, GGUF, MODEL, TEXT, bitclass3, run
 from rounding_runs import TARGET, mean_kld, n_quantized, ours
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.rounding_gains import SUFFIX, load_gains, load_tuning
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.rounding_gains import SUFFIX, load_gains, load_tuning
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
 

@@ -8,10 +8,10 @@ import pytest
 from command import GGUF
 from families import FAMILIES
 
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
-from bitclass3_core.vram import memory_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 MIB = 2**20

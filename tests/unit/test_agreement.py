@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bitclass3_core.agreement import agreement
+from bitclass3_core.compare.predicted import agreement
 
 
 def test_same_order_and_a_constant_ratio() -> None:

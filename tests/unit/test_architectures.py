@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from safetensors import deserialize
 
-from bitclass3_core.checks import check_architecture
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import allows_quantization, metadata_int
 from bitclass3_core.model import Architecture, TensorInfo
-from bitclass3_core.naming import allows_quantization, metadata_int
-from bitclass3_core.plugins import PluginManager, installed, load_plugin
+from bitclass3_core.plugin.checks import check_architecture
+from bitclass3_core.plugin.manager import PluginManager, installed, load_plugin
 
 ROOT = Path(__file__).parents[2]
 TINY_QWEN35 = ROOT / "examples" / "tiny-qwen35"

@@ -6,12 +6,12 @@ import pytest
 from bitclass3_bit_classes import LEVELS, Options, bitclass3_budget, class_weights
 from model_shapes import ShapeModel, bpw_of, findings_scores, qwen35_9b, sensitivity_of
 
-from bitclass3_core.config import load_config
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.layout import fixed_bytes
 from bitclass3_core.model import Architecture, TensorInfo
-from bitclass3_core.naming import quantizable_tensors
-from bitclass3_core.stages import StageRunner
+from bitclass3_core.plugin.stages import StageRunner
+from bitclass3_core.runs.config_file import load_config
 
 SEED = {"Q8_0": 8.5, "Q6_K": 6.0, "Q5_K_M": 5.4, "Q4_K_M": 4.8, "Q3_K_S": 3.6}
 

@@ -3,11 +3,11 @@
 import pytest
 from gguf_files import matrices, memory_model
 
-from bitclass3_core.building import build_problem, larger_type
+from bitclass3_core.constraints.limits import Limits
+from bitclass3_core.constraints.problem import build_problem, larger_type
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget
-from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Choice
 

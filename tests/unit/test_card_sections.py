@@ -10,11 +10,11 @@ import pytest
 import yaml
 from explorer_runs import make_run
 
-from bitclass3_core.comparing import Comparison
+from bitclass3_core.compare.comparison import Comparison
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, ModelFileError
+from bitclass3_core.gguf.rounding_gains import SUFFIX, RoundingGain, TuningGain, save_gains
 from bitclass3_core.results import Run
-from bitclass3_core.rounding_gains import SUFFIX, RoundingGain, TuningGain, save_gains
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, save_sensitivity
 
 CARD = """---

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from gguf_files import memory_model
 
-from bitclass3_core.checks import check_allocation, check_architecture, check_costs, check_evaluations, check_sensitivity
+from bitclass3_core.constraints.limits import Limits
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
-from bitclass3_core.limits import Limits
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.checks import check_allocation, check_architecture, check_costs, check_evaluations, check_sensitivity
 from bitclass3_core.problem import Allocation
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 

@@ -10,11 +10,11 @@ from gguf_files import TENSORS, memory_model, write_gguf, write_split
 
 from bitclass3_core.cli.recipe import recipe_command
 from bitclass3_core.errors import ConfigError, InfeasibleError, ModelFileError
+from bitclass3_core.gguf.recipe import recipe_lines, types_in_file
+from bitclass3_core.knapsack.dual import tables_of
 from bitclass3_core.model import padded
-from bitclass3_core.multiple_choice import tables_of
 from bitclass3_core.problem import Choice, Group, Problem
 from bitclass3_core.qtypes import qtype
-from bitclass3_core.recipes import recipe_lines, types_in_file
 
 MODEL = memory_model(blk__0__attn_q=(16, 256), blk__0__ffn_down=(8, 512), blk__1__attn_q=(16, 256), blk__1__ffn_down=(8, 64))
 MENU = ("Q2_K", "Q4_0", "Q4_K", "Q5_0", "Q6_K", "Q8_0", "BF16")

@@ -5,7 +5,7 @@ import pytest
 from bitclass3_gguf.codes import IQ4_VALUES, has_codes, repack, unpack
 from gguf_files import heavy_tailed
 
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype
 
 WITH_CODES = [q for q in WRITABLE_QTYPES if has_codes(qtype(q))]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bitclass3_core.config import load_config, parse_setting
 from bitclass3_core.errors import ConfigError, PluginError
+from bitclass3_core.runs.config_file import load_config, parse_setting
 
 PIPELINE = """
 out = "run"

@@ -16,13 +16,13 @@ from explorer_runs import NAME, make_run
 from playwright.sync_api import Browser, Page, expect
 from pydantic import ValidationError
 
-from bitclass3_core.comparing import Comparison
+from bitclass3_core.compare.comparison import Comparison
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ModelFileError
+from bitclass3_core.gguf.recipe import recipe_lines, with_kept
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.problem import Choice, Group, Problem, undominated
-from bitclass3_core.recipes import recipe_lines, with_kept
 from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 

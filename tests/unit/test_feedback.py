@@ -7,7 +7,7 @@ from bitclass3_gguf.codes import has_codes
 from bitclass3_gguf.feedback import Moments, output_errors, round_rows, round_together
 from gguf_files import heavy_tailed
 
-from bitclass3_core.kernels import dequantize, is_valid, quantize
+from bitclass3_core.gguf.kernels import dequantize, is_valid, quantize
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype
 
 GRIDS = [q for q in WRITABLE_QTYPES if not has_codes(qtype(q))]

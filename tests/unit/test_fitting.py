@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitclass3_core.costs import Cost, CostTable
-from bitclass3_core.fitting import LEAST, drawn_multipliers, fitted_multipliers, parts_by_role
+from bitclass3_core.runs.fit_costs import LEAST, drawn_multipliers, fitted_multipliers, parts_by_role
 
 PARTS = np.random.default_rng(0).gamma(2.0, 1.0, (40, 3))
 

@@ -10,8 +10,8 @@ import pytest
 from gguf_files import TENSORS, heavy_tailed, write_gguf
 
 from bitclass3_core.errors import Bitclass3Error, ModelFileError
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.kernels import quantize
+from bitclass3_core.gguf.kernels import quantize
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.gguf_guard import check_gguf
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.guard import check_gguf
+from bitclass3_core.gguf.model import GgufModel
 
 F32, F16, STRING, ARRAY, UINT32 = 0, 1, 8, 9, 4
 SMALL = {"token_embd.weight": ((2, 32), "F32"), "output_norm.weight": ((32,), "F32")}

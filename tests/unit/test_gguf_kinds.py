@@ -4,8 +4,8 @@ import pytest
 from gguf_files import METADATA, write_gguf
 
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.gguf_kinds import check_is_model
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.kinds import check_is_model
+from bitclass3_core.gguf.model import GgufModel
 
 
 @pytest.mark.parametrize(

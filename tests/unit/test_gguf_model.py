@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, quants
 from gguf_files import METADATA, TENSORS, heavy_tailed, weights, write_gguf, write_split
 
 from bitclass3_core.errors import ModelFileError
-from bitclass3_core.gguf_model import GgufModel, quantized_share, split_files
+from bitclass3_core.gguf.model import GgufModel, quantized_share, split_files
 
 
 @pytest.fixture

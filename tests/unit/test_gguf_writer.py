@@ -10,11 +10,11 @@ from gguf import GGUFReader, GGUFWriter
 from gguf_files import METADATA, TENSORS, write_gguf
 
 from bitclass3_core.errors import Bitclass3Error
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gguf_writer import FTYPES, gguf_sink, header_bytes, tensor_order
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.recipe import nearest_ftype
+from bitclass3_core.gguf.writer import FTYPES, gguf_sink, header_bytes, tensor_order
 from bitclass3_core.layout import data_bytes, file_bytes
 from bitclass3_core.qtypes import WRITABLE_QTYPES, qtype
-from bitclass3_core.recipes import nearest_ftype
 
 MATRICES = [name for name, (shape, _) in TENSORS.items() if len(shape) > 1]
 ALLOCATIONS = {
@@ -126,8 +126,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from bitclass3_core.errors import Bitclass3Error
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gguf_writer import gguf_sink, tensor_order
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.writer import gguf_sink, tensor_order
 model, out, limit = GgufModel(Path(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

@@ -5,8 +5,8 @@ import re
 import pytest
 from gguf_files import memory_model
 
+from bitclass3_core.constraints.gpu import gpu_of, override_argument, write_override
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.gpu_split import gpu_of, override_argument, write_override
 
 MOE = memory_model(
     token_embd=(64, 256),

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from command import bitclass3
 
-from bitclass3_core.hub import is_hub_name
+from bitclass3_core.sources.hub import is_hub_name
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {

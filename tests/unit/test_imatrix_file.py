@@ -9,10 +9,10 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 from gguf_files import matrices, memory_model, write_gguf
 
-from bitclass3_core.checks import check_sensitivity
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, ModelFileError, ToolchainError
-from bitclass3_core.imatrix_file import read_imatrix, write_imatrix
+from bitclass3_core.gguf.imatrix import read_imatrix, write_imatrix
+from bitclass3_core.plugin.checks import check_sensitivity
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, load_sensitivity, save_sensitivity
 

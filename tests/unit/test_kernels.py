@@ -8,9 +8,9 @@ from gguf_files import heavy_tailed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitclass3_core import kernels
 from bitclass3_core.errors import ModelFileError, ToolchainError, UnusableTypeError
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf import kernels
+from bitclass3_core.gguf.kernels import dequantize, quantize
 from bitclass3_core.qtypes import NEEDS_IMATRIX, WRITABLE_QTYPES, QType, qtype
 
 # ggml builds the tables of these types at their first use, which takes seconds

@@ -9,8 +9,8 @@ from gguf_files import heavy_tailed, matrices, memory_model, write_gguf
 
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, PluginError
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.imatrix_file import write_imatrix
+from bitclass3_core.gguf.imatrix import write_imatrix
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 

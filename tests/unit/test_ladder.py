@@ -10,15 +10,15 @@ from command import CALIBRATION, EVALUATION
 from counting_evaluator import SOURCE
 from gguf_files import METADATA, write_gguf
 
-from bitclass3_core.config import load_config
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.ladder import Ladder, exit_code, parse_levels
-from bitclass3_core.ladder_plan import plan_of
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import file_bytes
-from bitclass3_core.pipeline import Pipeline
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.release.ladder import Ladder, exit_code, parse_levels
+from bitclass3_core.release.plan import plan_of
+from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.pipeline import Pipeline
 
 LEVELS = "Q8_0,6.0,Q3_K_S,170KB"
 MENU = ["Q2_K", "Q4_K", "Q6_K", "Q8_0"]

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from model_shapes import findings_scores, qwen3_30b_a3b, qwen35_9b, sensitivity_of, synthetic_costs
 
-from bitclass3_core.config import load_config
-from bitclass3_core.ladder import Ladder
+from bitclass3_core.gguf.names import fragile_floors, quantizable_tensors
 from bitclass3_core.layout import bpw, data_bytes
 from bitclass3_core.model import Architecture
-from bitclass3_core.naming import fragile_floors, quantizable_tensors
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.release.ladder import Ladder
+from bitclass3_core.runs.config_file import load_config
 
 LEVELS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_S"
 

@@ -6,8 +6,8 @@ from bitclass3_fixed import Options
 from gguf_files import TENSORS, matrices, write_gguf
 
 from bitclass3_core.errors import ConfigError
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.gguf_writer import header_bytes
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.layout import bpw, budget_for_bpw, budget_for_file, data_bytes, file_bytes, fixed_bytes, parse_size
 from bitclass3_core.model import padded
 

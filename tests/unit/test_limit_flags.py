@@ -3,8 +3,8 @@
 import pytest
 
 from bitclass3_core.cli.limits import limit_flags
-from bitclass3_core.config import load_config
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.runs.config_file import load_config
 
 
 def flags(menu=None, pin=None, floor=None, group=None, gpu_budget=None, gpu_tensors=None):

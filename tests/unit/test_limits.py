@@ -6,17 +6,17 @@ from types import SimpleNamespace
 import pytest
 from gguf_files import matrices, memory_model
 
-from bitclass3_core.building import build_problem, check_target, possible_bytes
-from bitclass3_core.checks import check_allocation
+from bitclass3_core.constraints.gpu import gpu_of
+from bitclass3_core.constraints.limits import limits_of
+from bitclass3_core.constraints.problem import build_problem, check_target, possible_bytes
+from bitclass3_core.constraints.rules import rules_of
+from bitclass3_core.constraints.wanted import wanted_cells
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, ContractError, InfeasibleError
-from bitclass3_core.gpu_split import gpu_of
 from bitclass3_core.layout import Budget
-from bitclass3_core.limits import limits_of
-from bitclass3_core.measuring import wanted_cells
+from bitclass3_core.plugin.checks import check_allocation
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import menu
-from bitclass3_core.rules import rules_of
 
 Q, K, V = (f"blk.0.attn_{x}.weight" for x in "qkv")
 UP, GATE, DOWN, EXPERTS = "blk.0.ffn_up.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_down.weight", "blk.1.ffn_up_exps.weight"

@@ -10,16 +10,16 @@ from gguf_files import matrices, memory_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitclass3_core.building import build_problem
-from bitclass3_core.checks import check_allocation
+from bitclass3_core.constraints.gpu import gpu_of
+from bitclass3_core.constraints.limits import limits_of
+from bitclass3_core.constraints.problem import build_problem
+from bitclass3_core.constraints.rules import rules_of
+from bitclass3_core.constraints.wanted import wanted_cells
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
-from bitclass3_core.gpu_split import gpu_of
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
-from bitclass3_core.limits import limits_of
-from bitclass3_core.measuring import wanted_cells
+from bitclass3_core.plugin.checks import check_allocation
 from bitclass3_core.qtypes import menu, qtype
-from bitclass3_core.rules import rules_of
 
 MODEL = memory_model(
     blk__0__attn_q=(64, 256), blk__0__attn_k=(16, 256), blk__0__ffn_up=(96, 256), blk__1__attn_q=(64, 256), output_norm=(256,)

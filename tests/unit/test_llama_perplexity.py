@@ -17,7 +17,7 @@ from perplexity_runs import N_SCORED, table
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.evaluation import paired_difference
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the program is a script with a shebang")
 

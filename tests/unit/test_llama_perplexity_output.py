@@ -10,9 +10,9 @@ import pytest
 from bitclass3_llama_perplexity.output import as_evaluation, group_means, parse
 from perplexity_runs import N_SCORED, RECORDED, made_up, table
 
-from bitclass3_core.candidates import load_evaluation, save_evaluation
 from bitclass3_core.errors import ToolchainError
 from bitclass3_core.evaluation import Evaluation, group_bounds, grouped_error, paired_difference
+from bitclass3_core.runs.candidates import load_evaluation, save_evaluation
 
 
 def recorded() -> Evaluation:

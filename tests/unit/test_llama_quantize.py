@@ -10,7 +10,7 @@ import pytest
 from gguf_files import write_gguf, write_split
 
 from bitclass3_core.errors import Bitclass3Error, ModelFileError, ToolchainError, UnusableTypeError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity

@@ -3,13 +3,15 @@
 import pytest
 from gguf_files import memory_model
 
+from bitclass3_core.constraints.limits import Limits
+from bitclass3_core.constraints.wanted import wanted_cells, wanted_qtypes
 from bitclass3_core.costs import Cost, CostStore, CostTable
 from bitclass3_core.errors import ContractError
-from bitclass3_core.limits import Limits
-from bitclass3_core.measuring import CostJob, OneTensor, default_threads, wanted_cells, wanted_qtypes
-from bitclass3_core.model import TensorInfo
+from bitclass3_core.machine import default_threads
+from bitclass3_core.model import OneTensor, TensorInfo
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import menu
+from bitclass3_core.runs.measure import CostJob
 
 # by falling size: the order in which they are measured
 MODEL = memory_model(blk__0__ffn_up=(64, 256), blk__0__attn_q=(32, 256), blk__1__attn_q=(16, 32), output_norm=(256,))

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import reference
 import tomli
 from command import ROOT
 
 import bitclass3_core
-from bitclass3_core import hookspecs, reference
-from bitclass3_core.plugins import GROUP, STAGES
-from bitclass3_core.schema import schema_json
+from bitclass3_core import hookspecs
+from bitclass3_core.plugin.manager import GROUP, STAGES
+from bitclass3_core.runs.schema import schema_json
 from bitclass3_core.testing import SUITES
 
 DOCS = ROOT / "docs"

@@ -7,8 +7,8 @@ from pathlib import Path
 import bitclass3_kl_hessian
 import pytest
 
-from bitclass3_core import plugin_sources
-from bitclass3_core.plugin_sources import source_hash
+from bitclass3_core.plugin import source_hash as plugin_sources
+from bitclass3_core.plugin.source_hash import source_hash
 
 
 @pytest.fixture

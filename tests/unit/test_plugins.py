@@ -6,10 +6,10 @@ from importlib.metadata import EntryPoint
 import pytest
 from pydantic import BaseModel
 
-from bitclass3_core import plugins
 from bitclass3_core.errors import ConfigError, ContractError, CrashError, InfeasibleError, PluginError
-from bitclass3_core.plugins import PluginManager, installed, load_plugin, parse_options
-from bitclass3_core.stages import StageRunner
+from bitclass3_core.plugin import manager as plugins
+from bitclass3_core.plugin.manager import PluginManager, installed, load_plugin, parse_options
+from bitclass3_core.plugin.stages import StageRunner
 
 HEAD = "from pydantic import BaseModel, ConfigDict, Field\nfrom bitclass3_core import hookimpl\n"
 OPTIONS = "class Options(BaseModel):\n    model_config = ConfigDict(extra='forbid')\n    n_tokens: int = Field(3, ge=1)\n"
@@ -328,7 +328,7 @@ def test_version_of_an_installed_plugin_without_a_distribution(entry_points):
 
 
 def test_one_file_may_do_two_stages(plugin_file):
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     source = (
         "from bitclass3_core.layout import Budget\nfrom bitclass3_core.problem import Allocation\n"
@@ -342,7 +342,7 @@ def test_one_file_may_do_two_stages(plugin_file):
 
 
 def test_plugin_of_another_stage():
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     with pytest.raises(
         PluginError, match=r"plugin 'uniform' does not implement bitclass3_solve, only estimate; name another for \[solve\]"
@@ -351,7 +351,7 @@ def test_plugin_of_another_stage():
 
 
 def test_answer_of_the_wrong_kind(plugin_file):
-    from bitclass3_core.config import load_config
+    from bitclass3_core.runs.config_file import load_config
 
     stages = StageRunner(load_config(plugins=[plugin_file(solver("return {}"))]))
     with pytest.raises(ContractError, match=r"plugin '.*mine\.py' answered dict to bitclass3_solve, expected Allocation"):

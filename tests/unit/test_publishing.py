@@ -12,7 +12,7 @@ from command import Done, bitclass3
 from gguf_files import write_gguf
 
 from bitclass3_core.errors import ConfigError, ModelFileError
-from bitclass3_core.publishing import release_of
+from bitclass3_core.release.publish import release_of
 
 CARD = "---\nlicense: apache-2.0\nbase_model: org/Tiny\nquantized_by: bitclass3\ntags:\n- gguf\n---\n\n# Tiny\n"
 TOKEN = "hf_secret"  # of this test's own hub

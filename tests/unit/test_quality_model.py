@@ -12,7 +12,7 @@ from benchmarks.quality import smol768
 from benchmarks.quality.smol768 import hf_config, hf_tensors, sizes_of, source_gguf, tokenizer_files, weights_sha256, write_hf
 from benchmarks.quality.widening import Llama, turn_of, widened_tensors
 from bitclass3_core.errors import Bitclass3Error
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 
 OLD = Llama(width=64, n_heads=4, n_kv_heads=2, head_dim=16, n_layers=2, n_ff=96, n_vocab=50, rms_eps=1e-5)

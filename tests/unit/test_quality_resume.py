@@ -18,7 +18,7 @@ from benchmarks.quality.stability import REFERENCE, VARIANTS, Change, Variant, c
 from benchmarks.quality.texts import EvaluationText, Texts
 from bitclass3_core.errors import Bitclass3Error, ToolchainError
 from bitclass3_core.files import sha256_file
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Silent
 
 WIKI = EvaluationText("wiki", "WikiText-2 test", "some text\n" * 400, N_CHUNKS)

@@ -7,8 +7,8 @@ import bitclass3_recipe
 import pytest
 from gguf_files import memory_model
 
+from bitclass3_core.gguf.recipe import nearest_ftype, quantize_arguments, recipe_lines, with_kept, write_recipe
 from bitclass3_core.problem import Allocation
-from bitclass3_core.recipes import nearest_ftype, quantize_arguments, recipe_lines, with_kept, write_recipe
 
 MODEL = memory_model(token_embd=(16, 256), output=(8, 256), blk__0__attn_q=(4, 256), blk__0__ffn_down=(4, 512))
 QTYPES = {

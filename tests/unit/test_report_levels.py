@@ -10,7 +10,7 @@ import pytest
 from fake_runs import evaluation, make_run
 from matplotlib.image import imread
 
-from bitclass3_core.ladder_release import recommended
+from bitclass3_core.release.record import recommended
 from bitclass3_core.results import Candidate, Contender, Level, Run, Selection
 
 STOCK = "Tiny-1B-stock-Q4_K_M"

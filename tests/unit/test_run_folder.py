@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bitclass3_core.errors import Bitclass3Error
-from bitclass3_core.run_folder import RunFolder
+from bitclass3_core.runs.folder import RunFolder
 
 PARTS = {"source": "a" * 64, "options": {"n_tokens": 4096, "seed": 0}, "plugin": "uniform 1"}
 
@@ -109,7 +109,7 @@ def test_second_run_is_refused_until_the_first_is_over(folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no advisory locks")
 def test_run_of_another_process_is_refused(folder):
-    code = "import sys, pathlib; from bitclass3_core.run_folder import RunFolder\nwith RunFolder(pathlib.Path(sys.argv[1])).locked(): pass"
+    code = "import sys, pathlib; from bitclass3_core.runs.folder import RunFolder\nwith RunFolder(pathlib.Path(sys.argv[1])).locked(): pass"
     with folder.locked():
         done = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=False)
     assert done.returncode == 1

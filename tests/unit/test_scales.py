@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
 
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
 from bitclass3_core.qtypes import WRITABLE_QTYPES, QType, qtype
 
 ALL = [qtype(name) for name in WRITABLE_QTYPES]

@@ -16,8 +16,8 @@ from bitclass3_ilp import Options, Search, branches, cp_sat
 from pydantic import ValidationError
 
 from bitclass3_core.errors import InfeasibleError
-from bitclass3_core.improving import best_effort, fill
-from bitclass3_core.multiple_choice import Tables, hull_steps, lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.knapsack.dual import Tables, hull_steps, lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.knapsack.improve import best_effort, fill
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, undominated
 
 BPW = (1.5625, 1.75, 2.0625, 2.3125, 2.5625, 3.0625, 3.4375, 3.9, 4.25, 4.5, 5.0, 5.5, 6.5625, 8.5, 16.0)

@@ -3,10 +3,10 @@
 import pytest
 from gguf_files import write_gguf, write_split
 
-from bitclass3_core.config import ModelSection
 from bitclass3_core.errors import ConfigError, ModelFileError
 from bitclass3_core.progress import Silent
-from bitclass3_core.source import open_source, source_fingerprint
+from bitclass3_core.run_config import ModelSection
+from bitclass3_core.sources.open import open_source, source_fingerprint
 
 
 def opened(warnings=None, **section):
@@ -64,14 +64,14 @@ def test_plan_does_not_convert(folder):
 def test_folder_without_a_file_is_converted(folder, tmp_path, monkeypatch):
     (folder / "model.safetensors").touch()
     path = write_gguf(tmp_path / "converted.gguf")
-    monkeypatch.setattr("bitclass3_core.source.converted", lambda hf, progress, pre: path if pre == "qwen2" else None)
+    monkeypatch.setattr("bitclass3_core.sources.open.converted", lambda hf, progress, pre: path if pre == "qwen2" else None)
     model = opened(hf=folder, pre_tokenizer="qwen2")
     assert (model.path, model.hf, model.name) == (path, folder, "Tiny-HF")
 
 
 def test_name_on_the_hub_is_the_models_name(folder, tmp_path, monkeypatch):
     write_gguf(folder / "model.gguf")
-    monkeypatch.setattr("bitclass3_core.source.download", lambda name, progress: folder)
+    monkeypatch.setattr("bitclass3_core.sources.open.download", lambda name, progress: folder)
     model = opened(hf="org/Model-1B")
     assert (model.name, model.hf) == ("Model-1B", folder)
 

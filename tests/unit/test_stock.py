@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from stock_models import fake, llama
 
 from bitclass3_core.errors import ConfigError, InfeasibleError
-from bitclass3_core.gguf_model import GgufModel
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.model import Architecture, padded
-from bitclass3_core.naming import quantizable_tensors
 from bitclass3_core.problem import Problem
 from bitclass3_core.qtypes import qtype
 

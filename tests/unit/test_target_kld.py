@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bitclass3_core.evaluation import summarize
-from bitclass3_core.target_kld import MAX_MEASUREMENTS, Search, upper_kld
+from bitclass3_core.runs.target_kld import MAX_MEASUREMENTS, Search, upper_kld
 
 
 def curve(scale: float, bits: float = 2.0):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitclass3_core.errors import InfeasibleError
-from bitclass3_core.improving import best_effort, fill
-from bitclass3_core.multiple_choice import lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.knapsack.dual import lagrangian_dual, reduced_costs, tables_of
+from bitclass3_core.knapsack.improve import best_effort, fill
 from bitclass3_core.problem import Choice, Group, Problem, undominated
 
 BPW = (2.0625, 2.5625, 3.4375, 4.25, 4.5, 5.5, 6.5625, 8.5)

@@ -6,10 +6,10 @@ from bitclass3_fixed import Options
 from model_shapes import ShapeModel, qwen3_30b_a3b, qwen35_9b
 
 from bitclass3_core.errors import ConfigError, InfeasibleError, ModelFileError
+from bitclass3_core.gguf.names import quantizable_tensors
+from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.layout import data_bytes
 from bitclass3_core.model import Architecture, TensorInfo
-from bitclass3_core.naming import quantizable_tensors
-from bitclass3_core.vram import memory_of
 
 MIB = 2**20
 

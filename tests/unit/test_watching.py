@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from bitclass3_core.at_work import all_at_work, at_work, where, working
 from bitclass3_core.cli import watching
 from bitclass3_core.errors import Bitclass3Error, CrashError, InterruptedRunError
+from bitclass3_core.plugin.at_work import all_at_work, at_work, where, working
 from bitclass3_core.testing import Recorded
 
 

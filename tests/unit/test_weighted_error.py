@@ -7,12 +7,12 @@ import pytest
 from bitclass3_weighted_error import Options
 from gguf_files import MemoryModel, heavy_tailed, matrices, memory_model
 
-from bitclass3_core.checks import check_sensitivity
 from bitclass3_core.costs import Cost
 from bitclass3_core.errors import ConfigError, UnusableTypeError
-from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import dequantize, quantize
+from bitclass3_core.gguf.rounding_gains import RoundingGain, save_gains
+from bitclass3_core.plugin.checks import check_sensitivity
 from bitclass3_core.qtypes import menu, qtype
-from bitclass3_core.rounding_gains import RoundingGain, save_gains
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
 Q, EXPERTS = "blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"

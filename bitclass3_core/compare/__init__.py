@@ -1,0 +1,1 @@
+"""Anyone's files of one model side by side."""

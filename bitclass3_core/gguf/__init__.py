@@ -1,0 +1,1 @@
+"""GGUF files: read, written, guarded; ggml's kernels, names and recipes."""

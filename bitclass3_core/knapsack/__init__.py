@@ -1,0 +1,1 @@
+"""The multiple-choice knapsack: bounds and better answers."""

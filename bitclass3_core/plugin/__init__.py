@@ -1,0 +1,1 @@
+"""Finding, loading, calling and checking plugins."""

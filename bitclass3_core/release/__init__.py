@@ -1,0 +1,1 @@
+"""Several levels in one release, and its upload."""

@@ -1,0 +1,179 @@
+"""The pipeline as text: TOML file, flags and --set, read into one checked object. Flags beat the file, the file beats defaults."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli
+from pydantic import ValidationError
+
+from bitclass3_core.errors import ConfigError, did_you_mean
+from bitclass3_core.plugin.manager import Plugin, load_plugin
+from bitclass3_core.run_config import FIXED_TARGETS, OF_VRAM, BudgetSection, CorpusSection, RunConfig
+from bitclass3_core.sources.hub import is_hub_name
+
+_LIST_STAGES = ("export", "report")
+_PATH_KEYS = (("model", "hf"), ("model", "gguf"), *(("corpus", part) for part in CorpusSection.model_fields))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"pipeline file {path} does not exist; check the path") from None
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"pipeline file {path} is no valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"pipeline file {path} cannot be read: {error.strerror}") from None
+    for section, key in _PATH_KEYS:
+        entry = values.get(section, {})
+        if isinstance(entry, dict) and key in entry:
+            is_name = (section, key) == ("model", "hf") and is_hub_name(str(entry[key])) and not (path.parent / entry[key]).exists()
+            entry[key] = entry[key] if is_name else _relative_to(path.parent, entry[key])
+    if "llama_cpp" in values:
+        values["llama_cpp"] = _relative_to(path.parent, values["llama_cpp"])
+    for section in RunConfig.model_fields:
+        entry = values.get(section)
+        if isinstance(entry, dict) and "plugin" in entry:
+            entry["plugin"] = _relative_to(path.parent, entry["plugin"], ".py")
+    if "wrappers" in values:
+        values["wrappers"] = _relative_to(path.parent, values["wrappers"], ".py")
+    return values
+
+
+def _relative_to(folder: Path, value: Any, ending: str = "") -> Any:
+    """Paths in a pipeline file are relative to that file; so is a plugin's file (``ending`` tells it from a plugin's name)."""
+    if isinstance(value, list):
+        return [_relative_to(folder, item, ending) for item in value]
+    return str(folder / value) if isinstance(value, str) and value.endswith(ending) else value
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """``estimate.options.n_tokens=4096`` as path and TOML value; a value that is no TOML is taken as a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not understood; write it like estimate.options.n_tokens=4096")
+    try:
+        parsed = tomli.loads(f"value = {value}")["value"]
+    except tomli.TOMLDecodeError:
+        parsed = value
+    return key.strip().split("."), parsed
+
+
+def put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a nested key. Raises ConfigError where the path runs through something that is no table."""
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"key {'.'.join(path)!r} cannot be set: {part!r} is no table")
+    values[path[-1]] = value
+
+
+def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
+    """Put each ``--plugin`` into the stage whose hook it implements; a wrapper goes around all stages."""
+    replaced: set[str] = set()
+    for name in plugins:
+        plugin: Plugin = load_plugin(name)
+        if plugin.wrapper:
+            values.setdefault("wrappers", []).append(name)
+            continue
+        if len(plugin.stages) > 1:
+            raise ConfigError(
+                f"plugin {name!r} implements several stages ({', '.join(plugin.stages)}); name the stage: --set {plugin.stages[0]}.plugin={name}"
+            )
+        stage = plugin.stages[0]
+        section = values.setdefault(stage, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"key {stage!r} is no table; write [{stage}] plugin = {name!r}")
+        if stage in _LIST_STAGES and stage in replaced:
+            section["plugin"] = [*section["plugin"], name]
+        elif stage in _LIST_STAGES:
+            section["plugin"] = [name]
+        elif stage in replaced:
+            raise ConfigError(f"two plugins for the stage {stage!r} ({section['plugin']} and {name}); name one")
+        else:
+            if section.get("plugin", name) != name:
+                section.pop("options", None)  # they were the other plugin's
+            section["plugin"] = name
+        replaced.add(stage)
+
+
+def _move_budget_keys(values: dict[str, Any]) -> None:
+    """``[budget] target_bpw = 4.8`` is short for ``options.target_bpw``."""
+    section = values.get("budget")
+    if isinstance(section, dict):
+        short = {key: section.pop(key) for key in list(section) if key not in BudgetSection.model_fields}
+        if short and isinstance(section.get("options", {}), dict):
+            section["options"] = {**section.get("options", {}), **short}
+
+
+def _drop_target(values: dict[str, Any]) -> None:
+    """A target on the command line replaces the file's."""
+    section = values.get("budget", {})
+    for table, keys in ((section, ("level", "target_kld")), (section.get("options"), (*FIXED_TARGETS, *OF_VRAM))):
+        for key in keys if isinstance(table, dict) else ():
+            table.pop(key, None)
+
+
+def _default_plugins(values: dict[str, Any]) -> None:
+    """A section that sets options alone keeps the default plugin."""
+    for name, field in RunConfig.model_fields.items():
+        default = getattr(field.default, "plugin", None)
+        if default is not None and isinstance(values.get(name), dict):
+            by_level = name == "budget" and values[name].get("level") is not None
+            values[name].setdefault("plugin", "bit-classes" if by_level else default)
+
+
+def _as_config_error(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else section
+        return ConfigError(f"unknown key {key!r}{did_you_mean(path[-1], section.model_fields)}")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = first.get("input")
+    return ConfigError(f"key {key!r}: {message}" + ("" if isinstance(given, dict) else f", got {given!r}"))
+
+
+def load_config(
+    pipeline: Path | None = None,
+    flags: Mapping[tuple[str, ...], Any] | None = None,
+    plugins: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """The checked configuration: pipeline file, then ``--plugin``, then flags, then ``--set``, the later beating the earlier.
+
+    Raises ConfigError for unknown keys and bad values, PluginError for unknown plugins.
+    """
+    values = _read_toml(pipeline) if pipeline else {}
+    if isinstance(values.get("budget"), dict):
+        _move_budget_keys(values)
+    _put_plugins(values, plugins)
+    if any(path[0] == "budget" for path in flags or {}):
+        _drop_target(values)
+    for path, value in (flags or {}).items():
+        put(values, path, value)
+    for text in settings:
+        path_, value = parse_setting(text)
+        put(values, path_, value)
+    _move_budget_keys(values)
+    _default_plugins(values)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(error) from None
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """The configuration with some keys set, as ``--set`` does. Raises ConfigError for unknown keys and bad values."""
+    values = config.model_dump()
+    for text in settings:
+        put(values, *parse_setting(text))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(error) from None

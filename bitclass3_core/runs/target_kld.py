@@ -1,0 +1,158 @@
+"""The smallest file whose measured mean KLD is within a target: bisection over sizes, led by the predicted curve times a fitted ratio.
+
+Every size that is tried is built, measured and kept as figures; of the files only the answer stays.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bitclass3_core.errors import ConfigError, InfeasibleError
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.layout import bpw, budget_for_bpw
+from bitclass3_core.progress import Silent
+from bitclass3_core.run_config import BaselineSection, BudgetSection
+from bitclass3_core.runs.pipeline import Pipeline
+
+STEPS_PER_BIT = 100  # sizes that are told apart: hundredths of a bit per weight
+Z = 1.645  # of a standard error: the true mean lies below mean + Z * se with 95 % confidence
+MAX_MEASUREMENTS = 10
+_FIRST_RATIO = 1.4  # measured over predicted, before anything is measured
+_TOLERANCE = 0.004  # of the size: neighbours closer than that are not told apart
+
+
+def upper_kld(evaluation: Evaluation) -> float:
+    """Upper end of the one-sided 95 % confidence interval of the mean KLD."""
+    return evaluation.mean_kld + (Z * evaluation.se_kld if math.isfinite(evaluation.se_kld) else 0.0)
+
+
+@dataclass(slots=True)
+class Search:
+    """Bisection over steps ``low`` to ``high``; ``predicted`` and ``measured`` give a step's KLD, both falling as steps rise.
+
+    ``measured`` may fail to fall everywhere: the answer is the smallest step known to be within the target whose lower neighbour
+    (by the tolerance) is known, or predicted from both sides, not to be.
+    """
+
+    target: float
+    low: int
+    high: int
+    predicted: Callable[[int], float]
+    measured: Callable[[int], float]
+    tried: dict[int, float] = field(default_factory=dict)
+
+    def run(self) -> int | None:
+        """The answer; None if not even ``high`` is within the target."""
+        failing, passing = self.low - 1, None
+        step, width, n_slow = self._guess(failing, self.high + 1, _FIRST_RATIO), self.high - self.low, 0
+        while len(self.tried) < MAX_MEASUREMENTS:
+            self.tried[step] = self.measured(step)
+            if self.tried[step] <= self.target:
+                passing = step
+            else:
+                failing = step
+            if failing >= self.high or (passing is not None and passing - failing <= self._tolerance(passing)):
+                break
+            end = self.high + 1 if passing is None else passing
+            n_slow = n_slow + 1 if end - failing > width / 2 else 0
+            width = end - failing
+            predicted = self.predicted(step)
+            ratio = self.tried[step] / predicted if predicted > 0 else _FIRST_RATIO
+            # twice led by the prediction and still more than half is left: it does not know the way
+            step = (failing + end) // 2 if n_slow > 1 else self._guess(failing, end, ratio)
+        return passing
+
+    def _tolerance(self, step: int) -> int:
+        return max(1, round(_TOLERANCE * step))
+
+    def _guess(self, failing: int, passing: int, ratio: float) -> int:
+        """The smallest step between the two (both left out) that the prediction times ``ratio`` puts within the target.
+
+        Where that is the passing end or the failing one itself, the step beside it that settles the matter.
+        """
+        low, high = failing + 1, passing
+        while low < high:
+            middle = (low + high) // 2
+            if ratio * self.predicted(middle) <= self.target:
+                high = middle
+            else:
+                low = middle + 1
+        margin = self._tolerance(passing)
+        if low >= passing:  # nothing smaller is predicted to do: try the largest that would still be told apart
+            low = passing - margin
+        return min(max(low, failing + 1), passing - 1)
+
+
+def find_size(pipeline: Pipeline) -> Pipeline:
+    """The run of the smallest size within ``[budget] target_kld``; its file and figures are already there.
+
+    Raises InfeasibleError where no size reaches the target, ConfigError without text to measure on or costs in nats.
+    """
+    target = pipeline.config.budget.target_kld
+    if target is None:
+        raise ConfigError("no target KLD; give --target-kld 0.03")
+    if pipeline.config.select.enabled:
+        raise ConfigError("--target-kld and --select contradict each other: the file that is measured must be the one that ships")
+    with pipeline.folder.locked():
+        return _find(pipeline, target)
+
+
+def _find(pipeline: Pipeline, target: float) -> Pipeline:
+    pipeline.stages.load_all()
+    pipeline.open()
+    if not pipeline.corpus.evaluation:
+        raise ConfigError("a target KLD needs held-out text to measure on; give --eval-corpus FILE")
+    sizes = _Sizes(pipeline)
+    search = Search(target, sizes.low, sizes.high, sizes.predicted, sizes.measured)
+    answer = search.run()
+    if answer is None:
+        best = min(search.tried, key=search.tried.__getitem__)
+        raise InfeasibleError(
+            f"no size reaches a mean KLD of {target:g}: at {best / STEPS_PER_BIT:.2f} bits per weight, the largest tried, its upper "
+            f"95 % bound is {search.tried[best]:.4g}; raise --target-kld, score more text (evaluate.options.n_tokens), or add larger types to the menu"
+        )
+    pipeline.progress.say(
+        f"target KLD {target:g}: {answer / STEPS_PER_BIT:.2f} bits per weight, at most {search.tried[answer]:.4g} (95 %), "
+        f"{len(search.tried)} sizes measured"
+    )
+    return sizes.at(answer)
+
+
+class _Sizes:
+    """Runs of one folder at sizes in hundredths of a bit per weight."""
+
+    def __init__(self, base: Pipeline) -> None:
+        self._base = base
+        _ = base.costs  # shared by all
+        self._predicted: dict[int, float] = {}
+        possible = base.possible_bytes
+        per_step = budget_for_bpw(base.model, 1.0).data_bytes / STEPS_PER_BIT
+        self.low, self.high = (
+            math.ceil(possible.smallest / per_step),
+            math.floor(min(possible.largest / per_step, 100 * bpw(base.model, {}))),
+        )
+
+    def at(self, step: int) -> Pipeline:
+        """The run of a size."""
+        section = BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
+        return self._base.sibling(self._base.config.model_copy(update={"budget": section}))
+
+    def predicted(self, step: int) -> float:
+        """Cost of the solver's answer at a size."""
+        if step not in self._predicted:
+            run = self.at(step)
+            run.progress = Silent()
+            self._predicted[step] = run.costs.total(run.allocation.qtypes) or 0.0
+        return self._predicted[step]
+
+    def measured(self, step: int) -> float:
+        """Upper bound of the mean KLD that is measured at a size; the file is deleted, what was measured is not."""
+        section = BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
+        alone = {"budget": section, "baseline": BaselineSection(plugin="none"), "keep": "none"}
+        run = self._base.sibling(self._base.config.model_copy(update=alone))
+        found = run.evaluations[run.files[0].name]
+        value = upper_kld(found)
+        run.progress.say(
+            f"target KLD: {step / STEPS_PER_BIT:.2f} bits per weight measured: {found.mean_kld:.4g} ± {found.se_kld:.2g}"
+        )
+        return value
