@@ -1,12 +1,11 @@
 """ggml's own quantization kernels, by ctypes: what llama-quantize calls, block for block.
 
-The library is ``libggml-base`` of the llama.cpp that ``$LLAMA_CPP_DIR`` points at, if there is one, else the one in the PyPI
+The library is ``libggml-base`` of the llama.cpp that the run or ``$LLAMA_CPP_DIR`` names, if there is one, else the one in the PyPI
 package ``libggml-python``. The kernels release the GIL, so rows can be quantized in parallel by plain threads.
 """
 
 import ctypes
 import hashlib
-import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitclass3_core.errors import ModelFileError, ToolchainError, UnusableTypeError
+from bitclass3_core.machine import llama_cpp_folder
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
@@ -84,8 +84,8 @@ def _hash_of(path: Path) -> str:
 def find_library() -> Path:
     """The file of libggml-base that will be used. Raises ToolchainError if there is none."""
     name = _LIBRARY_NAMES.get(sys.platform, "libggml-base.so")
-    if llama_cpp := os.environ.get("LLAMA_CPP_DIR"):
-        found = sorted(Path(llama_cpp).rglob(name))
+    if (llama_cpp := llama_cpp_folder()) is not None:
+        found = sorted(llama_cpp.rglob(name))
         if found:
             return found[0].resolve()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitclass3_core.errors import ToolchainError
+from bitclass3_core.machine import llama_cpp_folder
 from bitclass3_core.toolchain.places import CONVERTER, installed, managed_folder
 
 Origin = Literal["option", "LLAMA_CPP_DIR", "PATH", "managed"]
@@ -87,11 +88,11 @@ def _managed(name: str) -> Path | None:
 
 def _candidates(names: tuple[str, ...], folder: Path | None) -> Iterator[tuple[str, Path | None, Origin]]:
     """Each name at each place, in the order in which they count: the place before the name."""
-    environment = os.environ.get("LLAMA_CPP_DIR")
+    environment = llama_cpp_folder()
     if folder:
         yield from ((name, _below(name, folder), "option") for name in names)
     if environment:
-        yield from ((name, _below(name, Path(environment)), "LLAMA_CPP_DIR") for name in names)
+        yield from ((name, _below(name, environment), "LLAMA_CPP_DIR") for name in names)
     yield from ((name, _on_path(name), "PATH") for name in names)
     yield from ((name, _managed(name), "managed") for name in names)
 
@@ -104,8 +105,8 @@ def find_program(name: str, folder: Path | None = None) -> Program:
             # Absolute, as it runs in other folders. The converter must be run where its modules are, not where a link to it is.
             return Program(candidate, path.resolve() if candidate == CONVERTER else path.absolute(), origin)
     looked = [_describe(folder, "option")] if folder else []
-    if environment := os.environ.get("LLAMA_CPP_DIR"):
-        looked.append(_describe(Path(environment), "LLAMA_CPP_DIR"))
+    if environment := llama_cpp_folder():
+        looked.append(_describe(environment, "LLAMA_CPP_DIR"))
     looked += ["PATH", f"{managed_folder()} (managed)"]
     raise ToolchainError(
         f"{' or '.join(names)} was not found; looked in {', '.join(looked)}; "
