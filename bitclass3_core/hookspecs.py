@@ -22,6 +22,7 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
 from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_core.stages import Stages
 
 # The version of all that stands here and in the types that it names. A plugin says which one it is written for: BITCLASS3_API = 1.
 # It rises when a plugin would have to change: a hook or argument renamed or gone, a field of a type likewise. New ones do not raise it.
@@ -39,11 +40,11 @@ def bitclass3_architecture(model: Model) -> Architecture:
 
 @hookspec(firstresult=True)
 def bitclass3_estimate(
-    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
+    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress, stages: Stages
 ) -> Sensitivity:
     """Powers of every quantizable tensor: in_power [n_in] and, where the estimator knows it, out_power [n_out].
 
-    ``corpus.calibration`` is the text to use, never ``corpus.evaluation``.
+    ``corpus.calibration`` is the text to use, never ``corpus.evaluation``. ``stages`` calls other plugins, as the run would.
     """
     raise NotImplementedError
 

@@ -53,6 +53,11 @@ class PluginOptions(BaseModel):
         """What the plugin takes for ``work``: what ``bitclass3 plan`` adds up."""
         return Demands()
 
+    @classmethod
+    def as_baseline(cls, ftype: str | None) -> Mapping[str, Any]:  # noqa: ARG003
+        """Option values with which a solver gives the allocation to compare with; ``ftype`` is the mix whose size was asked for, if any."""
+        return {}
+
     def placed_in(self, folder: Path) -> BaseModel:  # noqa: ARG002
         """The same options, with large temporary files in ``folder`` unless the user named another place."""
         return self
@@ -77,6 +82,11 @@ def levels_of(options: BaseModel | None) -> Collection[str]:
 def demands_of(options: BaseModel | None, work: Work) -> Demands:
     """What a plugin with these options says that ``work`` takes; nothing where it says nothing."""
     return options.demands(work) if isinstance(options, PluginOptions) else Demands()
+
+
+def baseline_options(options: type[BaseModel] | None, ftype: str | None) -> dict[str, Any]:
+    """Option values with which a solver with such options gives the allocation to compare with."""
+    return dict(options.as_baseline(ftype)) if options and issubclass(options, PluginOptions) else {}
 
 
 def placed_in(options: BaseModel | None, folder: Path) -> BaseModel | None:

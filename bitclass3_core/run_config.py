@@ -5,6 +5,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+# Names that stand for plugins where the user names none
+AUTO, NONE = "auto", "none"  # no plugin: the architecture by the model, no baseline
+FALLBACK_ARCHITECTURE = "generic"
+FIXED_BUDGET, LEVEL_BUDGET = "fixed", "bit-classes"
+STOCK_SOLVER = "stock"
+
+# The targets, of which one is given: those of the budget's own section, then options of the plugin ``fixed`` with what goes with them
+OWN_TARGETS = ("level", "target_kld")
+FIXED_TARGETS = ("target_bpw", "target_size", "match_stock", "match_file", "fit_vram")
+TARGETS = (*OWN_TARGETS, *FIXED_TARGETS)
+OF_VRAM = ("ctx", "kv_type", "vram_reserve")
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,10 +79,6 @@ class StageSection(_Section):
     options: dict[str, Any] = Field(default_factory=dict, description="the plugin's own options")
 
 
-FIXED_TARGETS = ("target_bpw", "target_size", "match_stock", "fit_vram")  # options of the plugin fixed, of which one is given
-OF_VRAM = ("ctx", "kv_type", "vram_reserve")
-
-
 class BudgetSection(StageSection):
     """The budget plugin, and what is asked of it; every other key is one of its options (``target_bpw = 4.8``).
 
@@ -78,13 +86,13 @@ class BudgetSection(StageSection):
     smallest file whose measured mean KLD is at most that.
     """
 
-    plugin: str = Field(default="fixed", description="name of an installed plugin, or a .py file")
+    plugin: str = Field(default=FIXED_BUDGET, description="name of an installed plugin, or a .py file")
     level: str | None = Field(default=None, description="Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_S, ...")
     target_kld: float | None = Field(default=None, gt=0, description="the smallest file whose measured mean KLD is at most that")
 
     @model_validator(mode="after")
     def _one_target(self) -> "BudgetSection":
-        given = [key for key in ("level", "target_kld") if getattr(self, key) is not None]
+        given = [key for key in OWN_TARGETS if getattr(self, key) is not None]
         if given and len(given := [*given, *(key for key in FIXED_TARGETS if self.options.get(key) is not None)]) > 1:
             raise ValueError(f"give one target, not {len(given)} ({', '.join(given)})")
         return self
@@ -112,7 +120,7 @@ class BaselineSection(_Section):
     Without options, ``stock`` takes the mix whose size was matched, else the smallest one that is no smaller than ours.
     """
 
-    plugin: str = Field(default="stock", description="a solver, or none")
+    plugin: str = Field(default=STOCK_SOLVER, description="a solver, or none")
     options: dict[str, Any] = Field(default_factory=dict, description="the solver's own options")
 
 
@@ -157,7 +165,7 @@ class RunConfig(_Section):
     corpus: CorpusSection = CorpusSection()
     qtypes: QtypesSection = QtypesSection()
     gpu: GpuSection = GpuSection()
-    architecture: StageSection = StageSection(plugin="auto")
+    architecture: StageSection = StageSection(plugin=AUTO)
     estimate: StageSection = StageSection(plugin="kl-hessian")
     measure: StageSection = StageSection(plugin="weighted-error")
     budget: BudgetSection = BudgetSection()

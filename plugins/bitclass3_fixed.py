@@ -12,6 +12,7 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.layout import Budget, budget_for_bpw, budget_for_file, data_bytes, parse_size
 from bitclass3_core.model import Architecture, Model
+from bitclass3_core.run_config import FIXED_TARGETS
 
 
 class Options(BaseModel):
@@ -30,8 +31,7 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> "Options":
-        targets = ("target_bpw", "target_size", "match_stock", "match_file", "fit_vram")
-        given = [name for name in targets if getattr(self, name) is not None]
+        given = [name for name in FIXED_TARGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one target, not {len(given)} ({', '.join(given)})")
         return self

@@ -4,6 +4,8 @@ They are those of the squared gradient of -log p(label), the label drawn from th
 nats of KL divergence per token and can be compared across tensors. See ``bitclass3_torch/statistics.py``.
 """
 
+from typing import ClassVar
+
 from bitclass3_torch.estimating import EstimateOptions, estimate
 
 from bitclass3_core import hookimpl
@@ -13,9 +15,15 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Sensitivity
 
 
+class Options(EstimateOptions):
+    """How much calibration text, and where torch runs."""
+
+    reads_text: ClassVar[bool] = True
+
+
 @hookimpl
 def bitclass3_estimate(
-    model: Model, architecture: Architecture, corpus: Corpus, options: EstimateOptions, progress: Progress
+    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
 ) -> Sensitivity:
     """in_power and out_power of every tensor."""
     return estimate(model, architecture, corpus, options, progress, "kl-hessian", with_gradients=True)

@@ -18,25 +18,25 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import UnusableTypeError
-from bitclass3_core.gguf.kernels import dequantize, quantize
+from bitclass3_core.gguf.kernels import SPEED, dequantize, quantize
 from bitclass3_core.gguf.rounding_gains import load_gains
 from bitclass3_core.model import FloatArray, IndexArray, Model
+from bitclass3_core.options import Demands, PluginOptions, Work
 from bitclass3_core.qtypes import QType, activation_format, qtype
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
 
+_SLOW = 5  # million weights a second, of a type whose speed was not measured
 _LARGE = 1 << 26  # weights above which Q8_0 takes Q6_K's place as the type that is measured on every row: six times as fast
 _SLAB_WEIGHTS = 1 << 24  # rows are read in slabs of at most this many weights (64 MiB as float32)
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """How exactly large tensors are measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     relative_error: float = Field(
         0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows"
@@ -51,6 +51,15 @@ class Options(BaseModel):
         default_factory=dict,
         description="the *.rounding.json of an export with feedback: price each tensor with what that left of its error",
     )
+
+    def demands(self, work: Work) -> Demands:
+        """Seconds of one core: every tensor at a fast type, and a sample of its rows at each type that is wanted."""
+        seconds = 0.0
+        for name, types in work.wanted.items():
+            info = work.tensors[name]
+            n_sampled = min(info.n_params, max(self.whole_weights, self.min_rows * info.n_in))
+            seconds += info.n_params / (SPEED["Q8_0"] * 1e6) + sum(n_sampled / (SPEED.get(q.name, _SLOW) * 1e6) for q in types)
+        return Demands(core_seconds=seconds)
 
     @field_validator("rounding", mode="before")
     @classmethod

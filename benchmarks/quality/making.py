@@ -21,6 +21,7 @@ from bitclass3_core.layout import bpw, file_bytes
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.hashes import content_hash
@@ -78,7 +79,7 @@ class Setup:
             ("out",): where,
         }
         config = load_config(None, flags, (), settings)
-        return Pipeline(config, self.progress, "python -m benchmarks.quality")
+        return Pipeline(config, Context.of(config, self.progress, "python -m benchmarks.quality"))
 
 
 def planned(setup: Setup, peers: Peers, size: str, recipe: str) -> Planned | None:
@@ -103,7 +104,7 @@ def _by_imatrix(pipeline: Pipeline, name: str, allocation: Allocation) -> Planne
     folder, stem = pipeline.folder.path, name.replace("/", "-")
     parts = {
         "source": pipeline.model.fingerprint,
-        "imatrix": sha256_file(pipeline.sensitivity_path),
+        "imatrix": pipeline.solution.estimate.sha256,
         "types": digest_of(dict(allocation.qtypes)),
         "program": content_hash(find_program(llama_quantize.PROGRAM, None).path),
     }
@@ -111,7 +112,7 @@ def _by_imatrix(pipeline: Pipeline, name: str, allocation: Allocation) -> Planne
     def write() -> Path:
         write_imatrix(folder / "imatrix.gguf", pipeline.sensitivity, "calibration")
         options = llama_quantize.Options.model_validate({})
-        path, recipe = llama_quantize.bitclass3_export(pipeline.model, allocation, folder, stem, options, pipeline.progress)
+        path, recipe = llama_quantize.bitclass3_export(pipeline.model, allocation, folder, stem, options, pipeline.context.progress)
         recipe.unlink()
         return path
 
@@ -131,12 +132,12 @@ def ours(setup: Setup, folder: str, size: str, recipe: str, name: str, more: Seq
     pipeline.run("solve")
     parts = {
         "source": pipeline.model.fingerprint,
-        "sensitivity": sha256_file(pipeline.sensitivity_path),
+        "sensitivity": pipeline.solution.estimate.sha256,
         "calibration": Corpus.fingerprint(pipeline.corpus.calibration),
         "types": digest_of(dict(pipeline.allocation.qtypes)),
         "kernels": library().fingerprint,
         "program": content_hash(find_program(llama_quantize.PROGRAM, None).path),
-        "exporters": {name: pipeline.stages.identity("export", name) for name in pipeline.stages.exporters},
+        "exporters": pipeline.stages.export_identities(),
     }
 
     def write() -> Path:

@@ -168,8 +168,9 @@ def ladder(
     out: Out = None,
     baseline: Baseline = None,
     keep: Annotated[
-        str, typer.Option("--keep", help="GGUFs to keep once measured: shipped (ours alone), all (candidates and stock too), none")
-    ] = "shipped",
+        str | None,
+        typer.Option("--keep", help="GGUFs to keep once measured: shipped (ours alone), stock (and the mix beside it), all, none"),
+    ] = None,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="solve what is measured, say sizes, disk and minutes; write nothing")
     ] = False,
@@ -186,7 +187,6 @@ def ladder(
     from bitclass3_core.runs.config_file import load_config
 
     flags = given_flags(**{key: value for key, value in locals().items() if key not in {"ladder_command", "load_config"}})
-    flags.setdefault(("select", "enabled"), True)
     ladder_command(load_config(pipeline, flags, plugin or (), set_ or ()), levels, keep, only_plan, as_json, quiet)
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-from bitclass3_core.cli.run import command_line, default_out, use_llama_cpp
+from bitclass3_core.cli.run import command_line
 from bitclass3_core.cli.watching import stdout_kept, watched
 from bitclass3_core.files import human_bytes
 from bitclass3_core.progress import Silent, terminal_progress
@@ -14,20 +14,18 @@ from bitclass3_core.results import Level
 from bitclass3_core.run_config import RunConfig
 
 
-def ladder_command(config: RunConfig, levels: str, keep: str, only_plan: bool, as_json: bool, quiet: bool) -> None:
+def ladder_command(config: RunConfig, levels: str, keep: str | None, only_plan: bool, as_json: bool, quiet: bool) -> None:
     """Make the ladder, or plan it; print a table or JSON. Exits with 4 if only some levels were made."""
-    use_llama_cpp(config)
-    if config.out is None:
-        config = config.model_copy(update={"out": default_out(config)})
     if only_plan:
         _print_plan(plan_of(Ladder(config, levels, keep, Silent(), "plan", may_convert=False)), as_json)
         return
-    ladder = Ladder(config, levels, keep, terminal_progress(quiet or as_json), command_line())
+    progress = terminal_progress(quiet or as_json)
+    ladder = Ladder(config, levels, keep, progress, command_line())
     try:
-        with watched(ladder.base.progress), stdout_kept():
+        with watched(progress), stdout_kept():
             ladder.run()
     finally:
-        ladder.base.progress.end()
+        progress.end()
     if as_json:
         print(json.dumps(ladder.summary(), indent=1))
     elif not quiet:
@@ -61,7 +59,7 @@ def _print_table(ladder: Ladder) -> None:
         table.add_row(*_row(level))
     console = Console(width=max(Console().width, 132))
     console.print(table, highlight=False)
-    out, best = ladder.base.folder.path, ladder.summary()["recommended"]
+    out, best = ladder.folder, ladder.summary()["recommended"]
     if best:
         console.print(
             f"recommended: {best}; files: {out}/ (model card: {out / 'README.md'}, for scripts: {out / 'ladder.json'})",

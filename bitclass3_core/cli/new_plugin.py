@@ -9,7 +9,8 @@ from string import Template
 from bitclass3_core import __version__
 from bitclass3_core.errors import Bitclass3Error, ConfigError, did_you_mean
 from bitclass3_core.hookspecs import API_VERSION
-from bitclass3_core.plugin.manager import STAGES, installed
+from bitclass3_core.plugin.manager import installed
+from bitclass3_core.plugin.stage_table import STAGES
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TITLES = {

@@ -1,7 +1,6 @@
 """``bitclass3 run``: the pipeline, and the table at its end."""
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.progress import terminal_progress
 from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_config import RunConfig
+from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import STAGES, Pipeline
-from bitclass3_core.runs.target_kld import find_size
 
 _TABLE_WIDTH = 112  # a pipe is taken to be 80 columns wide: too few for the figures
 
@@ -23,37 +22,18 @@ def command_line() -> str:
     return shlex.join(["bitclass3", *sys.argv[1:]])
 
 
-def default_out(config: RunConfig) -> Path:
-    """``out/<model>`` where no folder was named."""
-    source = config.model.hf or config.model.gguf
-    return Path("out") / (source.resolve().name.removesuffix(".gguf") if source else "run")
-
-
-def use_llama_cpp(config: RunConfig) -> None:
-    """Make the folder that a run names the one that programs and kernels are looked for in. Raises ConfigError if it is none."""
-    if config.llama_cpp is None:
-        return
-    if not config.llama_cpp.is_dir():
-        raise ConfigError(f"llama.cpp folder {config.llama_cpp} does not exist; check --llama-cpp")
-    os.environ["LLAMA_CPP_DIR"] = str(config.llama_cpp.absolute())
-
-
 def run_command(config: RunConfig, until: str, as_json: bool, quiet: bool) -> None:
     """Run the pipeline; print the result table, or JSON."""
 
     if until not in STAGES:
         raise ConfigError(f"unknown stage {until!r}{did_you_mean(until, STAGES)}")
-    use_llama_cpp(config)
-    if config.out is None:
-        config = config.model_copy(update={"out": default_out(config)})
-    pipeline = Pipeline(config, terminal_progress(quiet or as_json), command_line())
+    progress = terminal_progress(quiet or as_json)
+    pipeline = Pipeline(config, Context.of(config, progress, command_line()))
     try:
-        with watched(pipeline.progress), stdout_kept():
-            if config.budget.target_kld is not None:
-                pipeline = find_size(pipeline)
+        with watched(progress), stdout_kept():
             pipeline.run(until)
     finally:
-        pipeline.progress.end()
+        progress.end()
     if as_json:
         print(json.dumps(summary(pipeline, until), indent=1))
     elif until in ("evaluate", "report") and not quiet:

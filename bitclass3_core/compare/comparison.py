@@ -1,4 +1,4 @@
-"""Anyone's GGUFs of one model side by side: whether they can be compared, what was measured of each, which types differ."""
+"""What was found of files of one model side by side: figures, paired differences, types that differ; as JSON, and read from it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,76 +11,17 @@ from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import write_json
 from bitclass3_core.gguf.model import GgufModel, total_file_bytes
-from bitclass3_core.gguf.names import allows_quantization
 from bitclass3_core.layout import bpw
-from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.results import Candidate, Run
 
 COMPARED = "compared"  # the kind of a candidate that no run made
-_TOKENS = "tokenizer.ggml.tokens"
-_SHOWN = 3
-
-
-def check_comparable(reference: Model, other: Model) -> None:
-    """Raise ModelFileError, naming what differs, unless both have one architecture, vocabulary, and set of matrices with their shapes."""
-    found = _other_architecture(reference, other) or _other_vocabulary(reference, other) or _other_tensors(reference, other)
-    if found:
-        raise ModelFileError(
-            f"{other.path.name} cannot be compared with {reference.path.name}: {found}; compare files of one model"
-        )
-
-
-def _other_architecture(reference: Model, other: Model) -> str:
-    return f"its architecture is {other.arch!r}, not {reference.arch!r}" if other.arch != reference.arch else ""
-
-
-def _tokens(model: Model) -> list[bytes]:
-    field = model.fields.get(_TOKENS)
-    return [] if field is None else [bytes(field.parts[index]) for index in field.data]
-
-
-def _other_vocabulary(reference: Model, other: Model) -> str:
-    ours, theirs = _tokens(reference), _tokens(other)
-    if len(ours) != len(theirs):
-        return f"its vocabulary has {len(theirs):,} tokens, not {len(ours):,}"
-    first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
-    if first is None:
-        return ""
-    a, b = (token[first].decode("utf-8", "replace") for token in (ours, theirs))
-    return f"token {first} of its vocabulary is {b!r}, not {a!r}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def _other_tensors(reference: Model, other: Model) -> str:
-    """Vectors may come and go (rope factors, biases of zero): the matrices must be the same."""
-    ours, theirs = (
-        {name: info.shape for name, info in model.tensors.items() if allows_quantization(info)} for model in (reference, other)
-    )
-    missing, extra = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    shapes = [
-        f"{name} is {theirs[name]}, not {ours[name]}" for name in sorted(set(ours) & set(theirs)) if ours[name] != theirs[name]
-    ]
-    parts = (("it lacks ", missing), ("it has ", extra), ("shape of ", shapes))
-    return "; ".join(f"{what}{_listed(names)}" for what, names in parts if names)
 
 
 def as_candidate(model: GgufModel, name: str, quantizable: frozenset[str], evaluation: Evaluation | None) -> Candidate:
     """A GGUF that no run made, as reports see candidates."""
     qtypes = {tensor: info.dtype for tensor, info in model.tensors.items() if tensor in quantizable}
     return Candidate(name, COMPARED, Allocation(qtypes), model.path, total_file_bytes(model.path), bpw(model, {}), None, evaluation)
-
-
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each file: its own without ending and split number, the folder's before it where two would be alike."""
-    names = [path.name.removesuffix(".gguf").split("-00001-of-")[0] for path in paths]
-    return [
-        f"{path.resolve().parent.name}/{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
-    ]
 
 
 def on_front(candidates: Sequence[Candidate]) -> list[bool]:

@@ -90,26 +90,22 @@ def check_budget_answer(answer: Budget, plugin: str) -> None:
         )
 
 
-def check_allocation(
-    answer: Allocation,
-    model: Model,
-    quantizable: frozenset[str],
-    n_bytes: int,
-    budget_bytes: int | None,
-    limits: Limits,
-    plugin: str,
-) -> None:
-    """Every quantizable tensor has a type that its rows accept, limits are kept, and ``n_bytes`` (computed by the core) fits."""
+def check_types(answer: Allocation, model: Model, quantizable: frozenset[str], plugin: str) -> None:
+    """Every quantizable tensor, and no other, has a type that its rows accept."""
     missing, extra = quantizable - set(answer.qtypes), set(answer.qtypes) - quantizable
     if missing or extra:
         raise ContractError(f"plugin {plugin!r} must answer each quantizable tensor and no other: {_listed(missing | extra)}")
     for name, q in answer.qtypes.items():
         if not model.tensors[name].accepts(qtype(q)):
             raise ContractError(f"plugin {plugin!r} gave {name} {q}, which its rows of {model.tensors[name].n_in} cannot hold")
-    if budget_bytes is not None and n_bytes > budget_bytes:
+
+
+def check_kept(answer: Allocation, model: Model, n_bytes: int, budget_bytes: int, limits: Limits, plugin: str) -> None:
+    """``n_bytes`` (computed by the core) are within the budget, and the limits are kept."""
+    if n_bytes > budget_bytes:
         raise ContractError(f"plugin {plugin!r} answered {n_bytes:,} bytes, the budget is {budget_bytes:,}")
     if broken := limits.broken_by(model, answer.qtypes):
-        raise ContractError(f"plugin {plugin!r} {broken}; use ilp, lagrangian or greedy")
+        raise ContractError(f"plugin {plugin!r} {broken}; name another solver")
 
 
 def check_evaluations(answer: list[Evaluation], candidates: list[str], plugin: str) -> None:

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ValidationError
 
 from bitclass3_core import hookspecs
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean
+from bitclass3_core.options import efforts_of
 from bitclass3_core.plugin.at_work import working
 from bitclass3_core.plugin.source_hash import source_hash
+from bitclass3_core.plugin.stage_table import STAGES
 
 GROUP = "bitclass3"
-STAGES = ("architecture", "estimate", "measure", "budget", "solve", "export", "evaluate", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def parse_options(plugin: Plugin, stage: str, values: Mapping[str, Any], effort:
             raise ConfigError(f"plugin {plugin.name!r} takes no options, got {', '.join(sorted(values))}")
         return None
     try:
-        return options.model_validate({**getattr(options, "efforts", {}).get(effort, {}), **values})
+        return options.model_validate({**efforts_of(options).get(effort, {}), **values})
     except ValidationError as error:
         raise _as_config_error(error, plugin, options) from None
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from bitclass3_core.errors import Bitclass3Error, ConfigError
 from bitclass3_core.files import write_json
@@ -10,10 +11,11 @@ from bitclass3_core.layout import parse_size
 from bitclass3_core.progress import Progress
 from bitclass3_core.release.record import ladder_json, release
 from bitclass3_core.results import Level, Run
-from bitclass3_core.run_config import BudgetSection, RunConfig
+from bitclass3_core.run_config import FIXED_BUDGET, LEVEL_BUDGET, BudgetSection, Keep, RunConfig
+from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 
-KEEP = ("shipped", "all", "none")
+KEEP: tuple[str, ...] = get_args(Keep)
 
 
 def parse_levels(text: str, config: RunConfig) -> dict[str, RunConfig]:
@@ -36,8 +38,8 @@ def parse_levels(text: str, config: RunConfig) -> dict[str, RunConfig]:
 
 def _section(name: str, base: BudgetSection) -> BudgetSection:
     if name[0].isalpha():
-        plugin = base.plugin if base.plugin != "fixed" else "bit-classes"
-        options = base.options if base.plugin != "fixed" else {}
+        plugin = base.plugin if base.plugin != FIXED_BUDGET else LEVEL_BUDGET
+        options = base.options if base.plugin != FIXED_BUDGET else {}
         return BudgetSection(plugin=plugin, level=name.upper(), options=options)
     number = name.lower().removesuffix("bpw")
     if number.replace(".", "", 1).isdigit():
@@ -52,17 +54,22 @@ class Ladder:
     """All levels in one folder. A level that fails is noted, and the others are made."""
 
     def __init__(
-        self, config: RunConfig, levels: str, keep: str, progress: Progress, command: str, may_convert: bool = True
+        self, config: RunConfig, levels: str, keep: str | None, progress: Progress, command: str, may_convert: bool = True
     ) -> None:
-        if keep not in KEEP:
-            raise ConfigError(f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")
+        """``keep`` says which files stay, else the configuration does if it says so; else ours alone."""
         budget = config.budget
-        if budget.level is not None or budget.target_kld is not None or (budget.plugin == "fixed" and budget.options):
+        if budget.level is not None or budget.target_kld is not None or (budget.plugin == FIXED_BUDGET and budget.options):
             raise ConfigError("a ladder takes its targets from --levels; take the target out of [budget]")
-        self.configs = parse_levels(levels, config.model_copy(update={"keep": keep}))
-        self.base = Pipeline(next(iter(self.configs.values())), progress, command, may_convert)
+        self.configs = parse_levels(levels, _as_release(config, keep))
+        first = next(iter(self.configs.values()))
+        self.base = Pipeline(first, Context.of(first, progress, command, may_convert))
         self.levels: list[Level] = []
         self._runs: dict[str, Run] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of all levels lie."""
+        return self.base.context.folder.path
 
     def check(self) -> None:
         """Load every plugin, and raise ConfigError for a level that none knows, before anything is computed."""
@@ -71,40 +78,40 @@ class Ladder:
 
     def run(self) -> Run | None:
         """Make all levels and the card over them; None if every level failed. ``ladder.json`` is written anew after each level."""
-        base = self.base
-        with base.folder.locked():
+        base, context = self.base, self.base.context
+        with context.folder.locked():
             self.check()
             base.open()
             if base.config.keep == "none" and not base.corpus.evaluation:
                 raise ConfigError(
                     "--keep none deletes what it measured, and there is no text to measure on; give --eval-corpus FILE"
                 )
-            _ = base.costs
+            base.prepare()
             for name, config in self.configs.items():
                 self.levels.append(self._level(name, config))
                 self._write()
-            done = release(self.levels, self._runs, base.command, base.timings)
+            done = release(self.levels, self._runs, context.command, context.timings)
             if done is not None:
                 for plugin in base.config.report.plugin:
-                    base.stages.report(plugin, done, base.folder.path)
+                    base.stages.report(plugin, done, self.folder)
             base.note()
         return done
 
     def summary(self) -> dict[str, Any]:
         """What ``ladder.json`` holds."""
         selections = {name: chosen for run in self._runs.values() for name, chosen in run.selections.items()}
-        return ladder_json(self.base.model.name, self.base.folder.path, self.base.command, self.levels, selections)
+        return ladder_json(self.base.model.name, self.folder, self.base.context.command, self.levels, selections)
 
     def _write(self) -> None:
-        write_json(self.base.folder.path / "ladder.json", self.summary())
+        write_json(self.folder / "ladder.json", self.summary())
 
     def _level(self, name: str, config: RunConfig) -> Level:
         """One level; whatever goes wrong in it is its own affair."""
-        progress, begin = self.base.progress, time.monotonic()
+        progress, begin = self.base.context.progress, time.monotonic()
         progress.say(f"level {name}")
         try:
             pipeline = self.base.sibling(config)
-            run = self._make(pipeline)
+            run = pipeline.finish()
         except Exception as error:  # a crash in a plugin must not cost the other levels
             line = str(error) if isinstance(error, Bitclass3Error) else f"{type(error).__name__}: {error}"
             progress.warn(f"level {name} failed: {line}")
@@ -116,12 +123,15 @@ class Ladder:
         seconds = round(time.monotonic() - begin, 1)
         return Level(name, run.ours, pipeline.budget.data_bytes, baseline, run.differences.get(baseline), seconds=seconds)
 
-    def _make(self, pipeline: Pipeline) -> Run:
-        """Solve, build, choose, measure, and delete what is not to be kept: never more than one level's candidates lie on the disk."""
-        pipeline.check_target()
-        pipeline.write_allocation(pipeline.allocation)
-        _ = pipeline.evaluations
-        return pipeline.result
+
+def _as_release(config: RunConfig, keep: str | None) -> RunConfig:
+    """The configuration of a release: candidates are compared, and ours alone stay, where it does not say otherwise."""
+    if keep is not None and keep not in KEEP:
+        raise ConfigError(f"unknown --keep {keep!r}; known: {', '.join(KEEP)}")
+    kept = keep or (config.keep if "keep" in config.model_fields_set else "shipped")
+    said = "select" in config.model_fields_set and "enabled" in config.select.model_fields_set
+    select = config.select if said else config.select.model_copy(update={"enabled": True})
+    return config.model_copy(update={"keep": kept, "select": select})
 
 
 def exit_code(levels: Sequence[Level]) -> int:

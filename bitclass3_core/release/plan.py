@@ -15,12 +15,9 @@ def plan_of(ladder: Ladder) -> dict[str, Any]:
     """What ``ladder --plan --json`` prints."""
     base = ladder.base
     ladder.check()
-    _ = base.architecture  # fingerprints name its plugin
     is_measured = base.is_measured
-    if is_measured:
-        _ = base.costs  # read once, for all levels
     levels = [_level(name, base.sibling(config), is_measured) for name, config in ladder.configs.items()]
-    n_costs = 0 if is_measured else sum(len(types) for types in base.wanted.values())
+    n_costs = 0 if is_measured else sum(len(types) for types in base.inputs.wanted.values())
     return {
         "source": str(base.model.path),
         "architecture": base.model.arch,
@@ -55,7 +52,7 @@ def _level(name: str, pipeline: Pipeline, is_measured: bool) -> dict[str, Any]:
 
 
 def _budget(pipeline: Pipeline, is_measured: bool) -> Budget | None:
-    return None if pipeline.stages.budget_needs_sensitivity() and not is_measured else pipeline.budget
+    return pipeline.budget if is_measured or pipeline.has_known_target else None
 
 
 def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:
@@ -69,6 +66,8 @@ def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:
     n_candidates = files_beside(config)
     if not sizes:
         return 0
+    if config.keep == "stock":
+        return 2 * sum(sizes) + n_candidates * max(sizes)
     if config.keep == "all":
         return sum(sizes) * (1 + n_candidates)
     return (sum(sizes) if config.keep == "shipped" else max(sizes)) + n_candidates * max(sizes)

@@ -9,27 +9,26 @@ from typing import Any
 import numpy as np
 
 from bitclass3_core.corpus import Corpus
-from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation, paired_difference
 from bitclass3_core.files import atomic_path, digest_of
 from bitclass3_core.gguf.kernels import library
 from bitclass3_core.gguf.model import GgufModel, total_file_bytes
-from bitclass3_core.layout import Budget, bpw, data_bytes
-from bitclass3_core.model import Architecture, Model
-from bitclass3_core.plugin.stages import StageRunner
+from bitclass3_core.layout import bpw, data_bytes
+from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.results import Candidate
-from bitclass3_core.runs.folder import RunFolder
-from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_core.runs.artefact import Artefact
+from bitclass3_core.runs.estimate import Estimate
+from bitclass3_core.runs.inputs import Inputs
 
 TEST, SELECTION = "evaluation", "selection"  # the text on which a candidate is measured, and the folder of what came out
 
 
 @dataclass(frozen=True, slots=True)
-class MadeFile:
-    """A file of this folder, planned or written: its name, kind (``ours``, ``stock``, ``variation``), allocation and path.
+class CandidateFile:
+    """A candidate's file in the folder, planned or written: its name, kind (``ours``, ``stock``, ``variation``), allocation and path.
 
     ``path`` is None before it is written, and after it was deleted with its figures kept; ``n_file_bytes`` is then its size.
     """
@@ -42,14 +41,19 @@ class MadeFile:
     n_file_bytes: int = 0
 
     @classmethod
-    def planned(cls, name: str, kind: str, allocation: Allocation, model: Model) -> "MadeFile":
+    def planned(cls, name: str, kind: str, allocation: Allocation, model: Model) -> "CandidateFile":
         """A file that is still to be written."""
         return cls(name, kind, allocation, None, data_bytes(model, allocation.qtypes))
 
     @classmethod
-    def of_mix(cls, mix: Allocation, model: Model) -> "MadeFile":
+    def of_mix(cls, mix: Allocation, model: Model) -> "CandidateFile":
         """A stock mix's file, still to be written: ``MODEL-stock-Q4_K_M``."""
         return cls.planned(f"{model.name}-{(mix.note or mix.solver).replace(' ', '-')}", "stock", mix, model)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its GGUF, all files of a split together; 0 before it is written."""
+        return total_file_bytes(self.path) if self.path else self.n_file_bytes
 
     def as_candidate(self, model: Model, predicted: float | None, evaluation: Evaluation | None) -> Candidate:
         """What reports see."""
@@ -60,89 +64,68 @@ class MadeFile:
         )
 
 
-def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) -> dict[str, Any]:
-    """``allocation.json``: types, predicted cost, proof."""
-    proof = allocation.proof
-    return {
-        "budget": {"data_bytes": budget.data_bytes, "label": budget.label},
-        "cost": costs.total(allocation.qtypes),
-        "cost_in_nats_per_token": costs.in_nats,
-        "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal} if proof else None,
-        "qtypes": dict(sorted(allocation.qtypes.items())),
-        "solver": allocation.solver,
-    }
-
-
 class CandidateStore:
-    """Writes candidates, evaluates them, and keeps both in the run's folder."""
+    """Writes candidates' files with one sensitivity, evaluates them, and keeps both in the run's folder."""
 
-    def __init__(
-        self, folder: RunFolder, model: GgufModel, source: str, architecture: Architecture, corpus: Corpus, stages: StageRunner
-    ) -> None:
-        self._folder, self._model, self._source, self._stages = folder, model, source, stages
-        self._architecture, self._corpus = architecture, corpus
+    def __init__(self, inputs: Inputs, estimate: Estimate) -> None:
+        self._inputs, self._estimate = inputs, estimate
+        self._folder, self._stages = inputs.context.folder, inputs.stages
 
-    def make(
-        self, planned: MadeFile, sensitivity: Sensitivity, sensitivity_sha: str, progress: Progress, figures: str | None = None
-    ) -> MadeFile:
+    def parts_of(self, planned: CandidateFile) -> dict[str, Any]:
+        """All that a candidate's file is made from."""
+        return {
+            "source": self._inputs.model.fingerprint,
+            "sensitivity": self._estimate.sha256,
+            "types": digest_of(dict(planned.allocation.qtypes)),
+            "kernels": library().fingerprint,
+            **self._stages.export_identities(),
+            "calibration": Corpus.fingerprint(self._inputs.corpus.calibration),
+        }
+
+    def make(self, planned: CandidateFile, progress: Progress, figures: str | None = None) -> CandidateFile:
         """Write the candidate's files unless they are still good.
 
         Where only its figures on a part of the text (``figures``) are wanted, a deleted file whose figures are good is not made again.
         """
-        parts = self.parts_of(planned, sensitivity_sha)
-        artefact = f"file {planned.name}"
+        artefact, parts = _artefact(planned), self.parts_of(planned)
         path = self._gguf_of(planned.name, self._folder.files_of(artefact))
-        reason = self._folder.reason(artefact, path, parts)
+        why = self._folder.reason(artefact, path, parts)
         if figures and self._folder.is_dropped(artefact, parts) and not path.is_file() and self._is_evaluated(planned, figures):
             return replace(planned, n_file_bytes=int(self._folder.candidates.get(planned.name, {}).get("n_file_bytes", 0)))
-        if reason is None and all(file.is_file() for file in self._folder.files_of(artefact)):
+        if why is None and all(file.is_file() for file in self._folder.files_of(artefact)):
             progress.say(f"export: {path.name} is up to date")
         else:
-            progress.say(f"export: {path.name} ({reason or 'files are missing'})")
-            path = self._export(planned, sensitivity, parts, progress)
+            progress.say(f"export: {path.name} ({why or 'files are missing'})")
+            path = self._export(planned, parts, progress)
         made = replace(planned, path=path, n_file_bytes=total_file_bytes(path))
         self._remember(made, path)
         return made
 
-    def parts_of(self, planned: MadeFile, sensitivity_sha: str) -> dict[str, Any]:
-        """All that a candidate's file is made from."""
-        return {
-            "source": self._model.fingerprint,
-            "sensitivity": sensitivity_sha,
-            "types": digest_of(dict(planned.allocation.qtypes)),
-            "kernels": library().fingerprint,
-            **self._stages_of_export(),
-            "calibration": Corpus.fingerprint(self._corpus.calibration),
-        }
-
-    def _export(self, planned: MadeFile, sensitivity: Sensitivity, parts: dict[str, Any], progress: Progress) -> Path:
+    def _export(self, planned: CandidateFile, parts: dict[str, Any], progress: Progress) -> Path:
+        inputs, folder = self._inputs, self._folder
         files = self._stages.export(
-            self._model,
-            self._architecture,
+            inputs.model,
+            inputs.architecture,
             planned.allocation,
-            sensitivity,
-            self._corpus,
-            self._folder.path,
+            self._estimate.sensitivity,
+            inputs.corpus,
+            folder.path,
             planned.name,
             progress,
         )
         path = self._gguf_of(planned.name, files)
         self._check_file(path, files, planned)
         written = {file.name for file in files}  # by name: an exporter may answer the same path in another form
-        for earlier in self._folder.files_of(f"file {planned.name}"):
+        for earlier in folder.files_of(_artefact(planned)):
             if earlier.name not in written:  # of another exporter, or of other options: it would speak of a file that is gone
                 earlier.unlink(missing_ok=True)
         failed = {"failed": sorted(self._stages.failed)} if self._stages.failed else {}  # so that the next run tries them again
-        self._folder.record(f"file {planned.name}", path, {**parts, **failed}, files)
+        folder.record(_artefact(planned), path, {**parts, **failed}, files)
         return path
 
-    def size_of(self, made: MadeFile) -> int:
-        """Bytes of its GGUF, all files of a split together."""
-        return total_file_bytes(made.path) if made.path else made.n_file_bytes
-
-    def drop(self, made: MadeFile) -> MadeFile:
+    def drop(self, made: CandidateFile) -> CandidateFile:
         """Delete the candidate's GGUF, a variation's recipe too; what was measured of it stays."""
-        self._folder.drop(f"file {made.name}", all_files=made.kind == "variation")
+        self._folder.drop(_artefact(made), all_files=made.kind == "variation")
         return replace(made, path=None)
 
     def _gguf_of(self, name: str, files: list[Path]) -> Path:
@@ -151,23 +134,18 @@ class CandidateStore:
             (path for path in files if path.suffix == ".gguf" and path.name.startswith(name)), self._folder.path / f"{name}.gguf"
         )
 
-    def _stages_of_export(self) -> dict[str, Any]:
-        return {name: self._stages.identity("export", name) for name in self._stages.exporters}
-
-    def _check_file(self, path: Path, files: list[Path], planned: MadeFile) -> None:
+    def _check_file(self, path: Path, files: list[Path], planned: CandidateFile) -> None:
         """Read the file back: every tensor has the type that was asked for."""
         if path not in files:
-            raise ContractError(
-                f"no export plugin wrote {path.name}, which evaluation needs; add gguf or llama-quantize to [export] plugin"
-            )
+            raise ContractError(f"no export plugin wrote {path.name}, which evaluation needs; add one that does to [export] plugin")
         written = GgufModel(path).tensors
-        for name, info in self._model.tensors.items():
+        for name, info in self._inputs.model.tensors.items():
             asked = planned.allocation.qtypes.get(name, info.dtype)
             if name not in written or written[name].dtype != asked:
                 got = written[name].dtype if name in written else "nothing"
                 raise ContractError(f"{path.name}: {name} was written as {got}, asked {asked}")
 
-    def _remember(self, made: MadeFile, path: Path) -> None:
+    def _remember(self, made: CandidateFile, path: Path) -> None:
         allocation = made.allocation
         entry = {
             "kind": made.kind,
@@ -180,40 +158,39 @@ class CandidateStore:
         }
         self._folder.put_candidate(made.name, entry)
 
-    def earlier(self) -> list[MadeFile]:
+    def earlier(self) -> list[CandidateFile]:
         """Files of this folder that are still there, by name."""
         found = []
         for name, entry in sorted(self._folder.candidates.items()):
             path = self._folder.path / entry["file"]
-            if path.is_file() and entry["kind"] in ("ours", "stock") and set(entry["qtypes"]) <= set(self._model.tensors):
+            if path.is_file() and entry["kind"] in ("ours", "stock") and set(entry["qtypes"]) <= set(self._inputs.model.tensors):
                 allocation = Allocation(entry["qtypes"], entry["solver"], note=entry["note"])
-                found.append(MadeFile(name, entry["kind"], allocation, path, entry["n_data_bytes"]))
+                found.append(CandidateFile(name, entry["kind"], allocation, path, entry["n_data_bytes"]))
         return found
 
-    def _evaluation_parts(self, made: MadeFile, part: str) -> dict[str, Any]:
-        documents = self._corpus.evaluation if part == TEST else self._corpus.selection
-        return {
-            "source": self._source,
-            "file": self._folder.fingerprint(f"file {made.name}"),
-            "evaluation": Corpus.fingerprint(documents),
+    def _evaluation(self, made: CandidateFile, part: str) -> Artefact[Evaluation]:
+        """The figures of a candidate on a part of the text, with all that they depend on."""
+        corpus = self._inputs.corpus
+        parts = {
+            "source": self._inputs.source,
+            "file": self._folder.fingerprint(_artefact(made)),
+            "evaluation": Corpus.fingerprint(corpus.evaluation if part == TEST else corpus.selection),
             **self._stages.identity("evaluate"),
         }
+        return evaluation_artefact(made.name, self._folder.path / part / f"{made.name}.npz", parts, self._folder, part)
 
-    def _evaluation_path(self, name: str, part: str) -> Path:
-        return self._folder.path / part / f"{name}.npz"
+    def _is_evaluated(self, made: CandidateFile, part: str) -> bool:
+        return self._evaluation(made, part).why() is None
 
-    def _is_evaluated(self, made: MadeFile, part: str) -> bool:
-        path = self._evaluation_path(made.name, part)
-        return self._folder.reason(f"{part} {made.name}", path, self._evaluation_parts(made, part)) is None
-
-    def evaluate(self, files: Sequence[MadeFile], progress: Progress, part: str = TEST) -> dict[str, Evaluation]:
+    def evaluate(self, files: Sequence[CandidateFile], progress: Progress, part: str = TEST) -> dict[str, Evaluation]:
         """Evaluations by candidate name: of ``files``, measured where needed, and of earlier files that can still be compared."""
-        found: dict[str, Evaluation] = {}
-        missing: list[MadeFile] = []
         earlier = self.earlier() if part == TEST else []
+        found: dict[str, Evaluation] = {}
+        missing: list[CandidateFile] = []
         for made in {made.name: made for made in (*earlier, *files)}.values():
-            if self._is_evaluated(made, part):
-                found[made.name] = load_evaluation(self._evaluation_path(made.name, part))
+            kept = self._evaluation(made, part).kept()
+            if kept is not None:
+                found[made.name] = kept
             elif made in files:
                 missing.append(made)
         if missing:
@@ -224,24 +201,30 @@ class CandidateStore:
             progress.say("evaluate: everything is up to date")
         return found
 
-    def _measure(self, files: Sequence[MadeFile], progress: Progress, part: str) -> dict[str, Evaluation]:
-        corpus = self._corpus if part == TEST else self._corpus.for_selection()
+    def _measure(self, files: Sequence[CandidateFile], progress: Progress, part: str) -> dict[str, Evaluation]:
+        inputs = self._inputs
+        corpus = inputs.corpus if part == TEST else inputs.corpus.for_selection()
         candidates: list[Model] = [GgufModel(made.path) for made in files if made.path]
-        answers = self._stages.evaluate(self._model, candidates, self._architecture, corpus, progress)
-        found = {}
-        for made, evaluation in zip(files, answers, strict=True):
-            path = self._evaluation_path(made.name, part)
-            save_evaluation(evaluation, path)
-            self._folder.record(f"{part} {made.name}", path, self._evaluation_parts(made, part))
-            found[made.name] = evaluation
-        return found
+        answers = self._stages.evaluate(inputs.model, candidates, inputs.architecture, corpus, progress)
+        return {made.name: self._evaluation(made, part).put(answer) for made, answer in zip(files, answers, strict=True)}
 
-    def differences(self, ours: str, evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[float, float]]:
-        """Paired differences of mean KLD, ours minus each other candidate, with standard errors."""
-        if ours not in evaluations:
-            return {}
-        pairs = {name: paired_difference(evaluations[ours], other) for name, other in evaluations.items() if name != ours}
-        return {name: pair for name, pair in pairs.items() if pair is not None}
+
+def _artefact(made: CandidateFile) -> str:
+    """What a candidate's file is called in ``run.json``."""
+    return f"file {made.name}"
+
+
+def differences(ours: str, evaluations: Mapping[str, Evaluation]) -> dict[str, tuple[float, float]]:
+    """Paired differences of mean KLD, ours minus each other candidate, with standard errors."""
+    if ours not in evaluations:
+        return {}
+    pairs = {name: paired_difference(evaluations[ours], other) for name, other in evaluations.items() if name != ours}
+    return {name: pair for name, pair in pairs.items() if pair is not None}
+
+
+def evaluation_artefact(name: str, path: Path, parts: Mapping[str, Any], folder: Any, part: str = TEST) -> Artefact[Evaluation]:
+    """The figures of a file in a folder that notes what they were made from."""
+    return Artefact(f"{part} {name}", path, parts, save_evaluation, load_evaluation, folder)
 
 
 def save_evaluation(evaluation: Evaluation, path: Path) -> None:

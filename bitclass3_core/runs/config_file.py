@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.plugin.manager import Plugin, load_plugin
-from bitclass3_core.run_config import FIXED_TARGETS, OF_VRAM, BudgetSection, CorpusSection, RunConfig
+from bitclass3_core.plugin.stage_table import STAGE_TABLE
+from bitclass3_core.run_config import LEVEL_BUDGET, OF_VRAM, TARGETS, BudgetSection, CorpusSection, RunConfig
 from bitclass3_core.sources.hub import is_hub_name
 
-_LIST_STAGES = ("export", "report")
 _PATH_KEYS = (("model", "hf"), ("model", "gguf"), *(("corpus", part) for part in CorpusSection.model_fields))
 
 
@@ -48,7 +48,7 @@ def _relative_to(folder: Path, value: Any, ending: str = "") -> Any:
     return str(folder / value) if isinstance(value, str) and value.endswith(ending) else value
 
 
-def parse_setting(text: str) -> tuple[list[str], Any]:
+def parse_setting(text: str) -> tuple[Sequence[str], Any]:
     """``estimate.options.n_tokens=4096`` as path and TOML value; a value that is no TOML is taken as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -85,9 +85,9 @@ def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
         section = values.setdefault(stage, {})
         if not isinstance(section, dict):
             raise ConfigError(f"key {stage!r} is no table; write [{stage}] plugin = {name!r}")
-        if stage in _LIST_STAGES and stage in replaced:
+        if STAGE_TABLE[stage].is_list and stage in replaced:
             section["plugin"] = [*section["plugin"], name]
-        elif stage in _LIST_STAGES:
+        elif STAGE_TABLE[stage].is_list:
             section["plugin"] = [name]
         elif stage in replaced:
             raise ConfigError(f"two plugins for the stage {stage!r} ({section['plugin']} and {name}); name one")
@@ -108,10 +108,10 @@ def _move_budget_keys(values: dict[str, Any]) -> None:
 
 
 def _drop_target(values: dict[str, Any]) -> None:
-    """A target on the command line replaces the file's."""
+    """A target that is given replaces the file's, with what goes with that."""
     section = values.get("budget", {})
-    for table, keys in ((section, ("level", "target_kld")), (section.get("options"), (*FIXED_TARGETS, *OF_VRAM))):
-        for key in keys if isinstance(table, dict) else ():
+    for table in (section, section.get("options")):
+        for key in (*TARGETS, *OF_VRAM) if isinstance(table, dict) else ():
             table.pop(key, None)
 
 
@@ -121,7 +121,7 @@ def _default_plugins(values: dict[str, Any]) -> None:
         default = getattr(field.default, "plugin", None)
         if default is not None and isinstance(values.get(name), dict):
             by_level = name == "budget" and values[name].get("level") is not None
-            values[name].setdefault("plugin", "bit-classes" if by_level else default)
+            values[name].setdefault("plugin", LEVEL_BUDGET if by_level else default)
 
 
 def _as_config_error(error: ValidationError) -> ConfigError:
@@ -153,13 +153,11 @@ def load_config(
     if isinstance(values.get("budget"), dict):
         _move_budget_keys(values)
     _put_plugins(values, plugins)
-    if any(path[0] == "budget" for path in flags or {}):
+    given = [*((path, value) for path, value in (flags or {}).items()), *(parse_setting(text) for text in settings)]
+    if any(path[0] == "budget" and path[-1] in TARGETS for path, _ in given):
         _drop_target(values)
-    for path, value in (flags or {}).items():
+    for path, value in given:
         put(values, path, value)
-    for text in settings:
-        path_, value = parse_setting(text)
-        put(values, path_, value)
     _move_budget_keys(values)
     _default_plugins(values)
     try:

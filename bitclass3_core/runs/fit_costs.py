@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitclass3_core.costs import CostTable
-from bitclass3_core.files import digest_of, sha256_file
+from bitclass3_core.files import digest_of
 from bitclass3_core.progress import Silent
-from bitclass3_core.runs.candidates import SELECTION, MadeFile
-from bitclass3_core.runs.solution import Solution
+from bitclass3_core.runs.candidates import SELECTION
+from bitclass3_core.runs.solution import Solution, solution_of
 
 SPREAD = 0.7  # of the logarithms of the multipliers by which mixes are drawn
 RIDGE = 0.05  # what a multiplier's deviation from the common ratio costs beside the relative errors of the fit
@@ -54,61 +54,59 @@ def parts_by_role(costs: CostTable, roles: Mapping[str, str], qtypes: Mapping[st
     return parts
 
 
-def fitted_run(run: Solution) -> Solution | None:
-    """The same run with multipliers fitted on the selection text; None where its costs or its files say nothing."""
-    mixes = _mixes(run)
-    measured = np.array(_measured(run, mixes))
-    parts = [parts_by_role(run.measured, run.roles, mix.allocation.qtypes) for mix in mixes]
+def fit_costs(solution: Solution) -> Solution | None:
+    """The same solution with multipliers fitted on the selection text; None where its costs or its files say nothing."""
+    config, context, roles = solution.inputs.config, solution.inputs.context, solution.inputs.roles
+    mixes = _mixes(solution)
+    measured = np.array(_measured(solution, mixes))
+    parts = [parts_by_role(solution.measured, roles, mix.allocation.qtypes) for mix in mixes]
     predicted = np.array([list(part.values()) for part in parts])
     if not ((measured > 0).all() and (predicted.sum(1) > 0).all()):
-        run.warn("select: no multipliers fitted: a mix has no predicted or no measured divergence")
+        context.warn("select: no multipliers fitted: a mix has no predicted or no measured divergence")
         return None
     found = fitted_multipliers(predicted, measured)
     multipliers = {role: float(f"{value:.4g}") for role, value in zip(parts[0], found, strict=True)}
     told = ", ".join(f"{role} {value:.3g}" for role, value in multipliers.items())
     before, after = (_spread(predicted @ factors / measured) for factors in (np.ones(len(found)), found))
-    run.progress.say(
+    context.progress.say(
         f"select: cost_multipliers fitted on {len(mixes)} mixes: {told}; predictions scatter by {before:.1%} without, {after:.1%} with them"
     )
-    return run.sibling(run.config.model_copy(update={"cost_multipliers": multipliers}))
+    return solution_of(config.model_copy(update={"cost_multipliers": multipliers}), context)
 
 
 def _spread(ratios: Floats) -> float:
     return float(ratios.std() / ratios.mean())
 
 
-def _mixes(run: Solution) -> list[Solution]:
+def _mixes(solution: Solution) -> list[Solution]:
     """Solutions of the same size that differ, the run's own first; rounded with effort fast: it is types that are told apart here."""
     mixes: dict[str, Solution] = {}
-    asked, n_mixes = run.config.cost_multipliers, run.config.select.mixes
-    for drawn in islice(drawn_multipliers(sorted(set(run.roles.values()))), _MOST_DRAWS * n_mixes):
+    config, aside = solution.inputs.config, solution.inputs.context.aside()
+    asked, n_mixes = config.cost_multipliers, config.select.mixes
+    for drawn in islice(drawn_multipliers(sorted(set(solution.inputs.roles.values()))), _MOST_DRAWS * n_mixes):
         if len(mixes) == n_mixes:
             break
         multipliers = {role: asked.get(role, 1.0) * factor for role, factor in drawn.items()}
-        mix = run.sibling(run.config.model_copy(update={"cost_multipliers": multipliers, "effort": "fast"}))
-        mix.progress, mix.warnings, mix.timings = Silent(), [], {}
+        mix = solution_of(config.model_copy(update={"cost_multipliers": multipliers, "effort": "fast"}), aside)
         mixes.setdefault(digest_of(dict(mix.allocation.qtypes)), mix)
     return list(mixes.values())
 
 
-def _measured(run: Solution, mixes: Sequence[Solution]) -> list[float]:
+def _measured(solution: Solution, mixes: Sequence[Solution]) -> list[float]:
     """Mean KLD of each mix; its file is deleted as soon as that is known, and never made again for it."""
     found: list[float] = []
-    run.progress.begin("mixes", len(mixes))
+    store, progress = solution.store, solution.inputs.context.progress
+    progress.begin("mixes", len(mixes))
     try:
         for begin in range(0, len(mixes), AT_ONCE):
-            files = [_made(mix, f"-mix{number:02}") for number, mix in enumerate(mixes[begin : begin + AT_ONCE], begin + 1)]
-            evaluations = run.store.evaluate(files, Silent(), SELECTION)
+            some = list(enumerate(mixes[begin : begin + AT_ONCE], begin + 1))
+            files = [mix.store.make(mix.planned(f"-mix{number:02}", "variation"), Silent(), SELECTION) for number, mix in some]
+            evaluations = store.evaluate(files, Silent(), SELECTION)
             for file in files:
                 found.append(evaluations[file.name].mean_kld)
                 if file.path is not None:
-                    run.store.drop(file)
-                run.progress.advance()
+                    store.drop(file)
+                progress.advance()
     finally:
-        run.progress.end()
+        progress.end()
     return found
-
-
-def _made(mix: Solution, ending: str) -> MadeFile:
-    planned = mix.planned(ending, "variation")
-    return mix.store.make(planned, mix.sensitivity, sha256_file(mix.sensitivity_path), Silent(), SELECTION)

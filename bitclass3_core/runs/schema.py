@@ -5,11 +5,12 @@ from typing import Any
 
 from bitclass3_core.errors import PluginError
 from bitclass3_core.plugin.manager import Plugin, installed, load_plugin
-from bitclass3_core.run_config import RunConfig
+from bitclass3_core.plugin.stage_table import STAGE_TABLE
+from bitclass3_core.run_config import AUTO, NONE, RunConfig
 
-_WITHOUT_PLUGIN = {"architecture": ["auto"], "baseline": ["none"]}  # names that stand for no plugin
+_WITHOUT_PLUGIN = {"architecture": [AUTO], "baseline": [NONE]}  # names that stand for no plugin
 _STAGE_OF = {"baseline": "solve"}
-_SECTIONS = ("architecture", "estimate", "measure", "budget", "solve", "export", "evaluate", "report", "baseline")
+_SECTIONS = (*STAGE_TABLE, "baseline")
 
 
 def pipeline_schema() -> dict[str, Any]:
@@ -58,7 +59,7 @@ def _section(schema: dict[str, Any], section: str, stage: str, known: list[Plugi
     about = RunConfig.model_fields[section].annotation
     names = [*_WITHOUT_PLUGIN.get(section, []), *(plugin.name for plugin in known)]
     one = {"anyOf": [{"enum": names}, {"type": "string", "description": "another plugin, or a .py file"}]}
-    is_list = section in ("export", "report")
+    is_list = STAGE_TABLE[stage].is_list
     table: dict[str, Any] = {
         "type": "object",
         "description": (about.__doc__ or "").strip() if about else "",

@@ -1,7 +1,7 @@
 """Choosing the file that ships: candidates of one size, measured on text that neither calibrated nor tests them.
 
-Prediction picks the candidates (the solver's answer, variations of it, what it answers to costs fitted on measured mixes, the largest stock mix that fits),
-measurement picks the winner.
+Prediction picks the candidates: the solver's answer, variations of it, its answer to costs that were fitted on measured mixes, the
+largest stock mix that fits. Measurement picks the winner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,39 +11,45 @@ from typing import Any
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.evaluation import Evaluation, paired_difference
-from bitclass3_core.files import digest_of, sha256_file
+from bitclass3_core.files import digest_of
 from bitclass3_core.results import Contender, Selection
-from bitclass3_core.run_config import RunConfig
-from bitclass3_core.runs.candidates import SELECTION, MadeFile
+from bitclass3_core.run_config import NONE, RunConfig
+from bitclass3_core.runs.candidates import SELECTION, CandidateFile, CandidateStore
 from bitclass3_core.runs.config_file import with_settings
-from bitclass3_core.runs.fit_costs import AT_ONCE, fitted_run
-from bitclass3_core.runs.solution import Solution
+from bitclass3_core.runs.fit_costs import AT_ONCE, fit_costs
+from bitclass3_core.runs.solution import Solution, solution_of
 
 FITTED = "fitted"  # how the candidate is called that was solved with multipliers from measured mixes
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A candidate that might ship: its file, what it is, and the run that makes it."""
+class PlannedFile:
+    """A file that might ship: what it would be, how it came about, the store that writes it, and the multipliers of its costs."""
 
-    planned: MadeFile
+    file: CandidateFile
     how: str
-    maker: Solution
+    store: CandidateStore
+    multipliers: Mapping[str, float]
 
     @property
     def parts(self) -> dict[str, Any]:
-        """All that its file is made from."""
-        return self.maker.store.parts_of(self.planned, sha256_file(self.maker.sensitivity_path))
+        """All that the file is made from."""
+        return self.store.parts_of(self.file)
+
+    @classmethod
+    def of(cls, solution: Solution, ending: str, kind: str, how: str) -> "PlannedFile":
+        """The file of a solution."""
+        return cls(solution.planned(ending, kind), how, solution.store, solution.inputs.config.cost_multipliers)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The file that ships, still under its plan, who makes it, what was measured to choose it, and the files that stood for it."""
+    """The file that ships, still under its plan, what writes it, what was measured to choose it, and the files that stood for it."""
 
-    winner: MadeFile
-    maker: Solution
+    winner: CandidateFile
+    store: CandidateStore
     selection: Selection | None = None
-    candidates: tuple[MadeFile, ...] = ()
+    candidates: tuple[CandidateFile, ...] = ()
 
 
 def files_beside(config: RunConfig) -> int:
@@ -51,90 +57,87 @@ def files_beside(config: RunConfig) -> int:
     select = config.select
     chosen_from = len(select.variations) + select.stock + (select.mixes > 0)
     measured = AT_ONCE if select.mixes else 0
-    return (max(chosen_from, measured) if select.enabled else 0) + (config.baseline.plugin != "none")
+    return (max(chosen_from, measured) if select.enabled else 0) + (config.baseline.plugin != NONE)
 
 
-def choose(run: Solution) -> Choice:
-    """The best of all offers on the selection text; our own where there is nothing to choose from or by."""
-    ours = Offer(run.planned("", "ours"), "ours", run)
-    if not run.config.select.enabled:
-        return Choice(ours.planned, run)
-    if not run.corpus.selection:
-        run.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
-        return Choice(ours.planned, run)
-    offers = _different([ours, *_variations(run), *_fitted(run), *_stock(run)])
-    selection = _selection(run, offers)
-    winner = next(offer for offer in offers if offer.planned.name == selection.winner.name)
-    candidates = tuple(offer.planned for offer in offers if offer is not ours)
-    return Choice(replace(winner.planned, name=ours.planned.name, kind="ours"), winner.maker, selection, candidates)
+def choose(solution: Solution) -> Choice:
+    """The best of all that might ship, on the selection text; our own where there is nothing to choose from or by."""
+    config, context = solution.inputs.config, solution.inputs.context
+    ours = PlannedFile.of(solution, "", "ours", "ours")
+    if not config.select.enabled:
+        return Choice(ours.file, ours.store)
+    if not solution.inputs.corpus.selection:
+        context.warn("no text to choose by: our own file ships; give --eval-corpus or --select-corpus")
+        return Choice(ours.file, ours.store)
+    planned = _different([ours, *_variations(solution), *_fitted(solution), *_stock(solution)])
+    selection = _selection(solution, planned)
+    winner = next(one for one in planned if one.file.name == selection.winner.name)
+    candidates = tuple(one.file for one in planned if one is not ours)
+    return Choice(replace(winner.file, name=ours.file.name, kind="ours"), winner.store, selection, candidates)
 
 
-def _variations(run: Solution) -> list[Offer]:
+def _variations(solution: Solution) -> list[PlannedFile]:
     """What other settings make of the same size; a variation that cannot reach it is left out."""
-    offers = []
-    for name, settings in run.config.select.variations.items():
-        sibling = run.sibling(with_settings(run.config, settings))
+    config, context = solution.inputs.config, solution.inputs.context
+    found = []
+    for name, settings in config.select.variations.items():
         try:
-            planned = sibling.planned(f"-{name}", "variation")
+            found.append(PlannedFile.of(solution_of(with_settings(config, settings), context), f"-{name}", "variation", name))
         except InfeasibleError as error:
-            run.progress.say(f"select: no variation {name}: {error}")
-            continue
-        offers.append(Offer(planned, name, sibling))
-    return offers
+            context.progress.say(f"select: no variation {name}: {error}")
+    return found
 
 
-def _fitted(run: Solution) -> list[Offer]:
+def _fitted(solution: Solution) -> list[PlannedFile]:
     """What the solver answers with costs that were put right by measured mixes of the same size."""
-    fitted = fitted_run(run) if run.config.select.mixes else None
-    return [Offer(fitted.planned("-fitted", "variation"), FITTED, fitted)] if fitted else []
+    fitted = fit_costs(solution) if solution.inputs.config.select.mixes else None
+    return [PlannedFile.of(fitted, f"-{FITTED}", "variation", FITTED)] if fitted else []
 
 
-def _stock(run: Solution) -> list[Offer]:
+def _stock(solution: Solution) -> list[PlannedFile]:
     """The largest stock mix within the budget, if there is one and it keeps the constraints."""
-    if not run.config.select.stock:
+    inputs = solution.inputs
+    if not inputs.config.select.stock:
         return []
+    progress = inputs.context.progress
     try:
-        mix = run.usable(run.stages.stock_within(run.problem, run.model, run.architecture))
+        mix = solution.usable(inputs.stages.stock_within(solution.problem, inputs.model, inputs.architecture))
     except InfeasibleError as error:
-        run.progress.say(f"select: no stock mix: {error}")
+        progress.say(f"select: no stock mix: {error}")
         return []
-    if broken := run.limits.broken_by(run.model, mix.qtypes):
-        run.progress.say(f"select: {mix.note} is no candidate, it {broken}")
+    if broken := inputs.limits.broken_by(inputs.model, mix.qtypes):
+        progress.say(f"select: {mix.note} is no candidate, it {broken}")
         return []
-    return [Offer(MadeFile.of_mix(mix, run.model), mix.note, run)]
+    return [PlannedFile(CandidateFile.of_mix(mix, inputs.model), mix.note, solution.store, {})]
 
 
-def _different(offers: Sequence[Offer]) -> list[Offer]:
+def _different(planned: Sequence[PlannedFile]) -> list[PlannedFile]:
     """Without those whose file would be made from the same parts as an earlier one's."""
-    found: dict[str, Offer] = {}
-    for offer in offers:
-        found.setdefault(digest_of(offer.parts), offer)
+    found: dict[str, PlannedFile] = {}
+    for one in planned:
+        found.setdefault(digest_of(one.parts), one)
     return list(found.values())
 
 
-def _selection(run: Solution, offers: Sequence[Offer]) -> Selection:
+def _selection(solution: Solution, planned: Sequence[PlannedFile]) -> Selection:
     """Measured, or as it was noted if nothing that it depends on has changed."""
-    name = offers[0].planned.name
+    inputs, name = solution.inputs, planned[0].file.name
+    folder, progress = inputs.context.folder, inputs.context.progress
     parts = {
-        "offers": {offer.planned.name: offer.parts for offer in offers},
-        "text": Corpus.fingerprint(run.corpus.selection),
-        **run.stages.identity("evaluate"),
+        "offers": {one.file.name: one.parts for one in planned},
+        "text": Corpus.fingerprint(inputs.corpus.selection),
+        **inputs.stages.identity("evaluate"),
     }
-    if known := run.folder.selection(name, parts):
-        run.progress.say(f"select: {name} is up to date")
+    if known := folder.selection(name, parts):
+        progress.say(f"select: {name} is up to date")
         return selection_of(known)
-    made = [
-        offer.maker.store.make(
-            offer.planned, offer.maker.sensitivity, sha256_file(offer.maker.sensitivity_path), run.progress, SELECTION
-        )
-        for offer in offers
-    ]
-    found = run.store.evaluate(made, run.progress, SELECTION)
-    sizes = {file.name: run.store.size_of(file) for file in made}
-    fitted = next((offer.maker.config.cost_multipliers for offer in offers if offer.how == FITTED), {})
-    selection = replace(_judged({offer.planned.name: offer.how for offer in offers}, sizes, found), multipliers=fitted)
-    run.folder.put_selection(name, parts, asdict(selection))
-    run.progress.say(f"select: {sentence(selection)}")
+    made = [one.store.make(one.file, progress, SELECTION) for one in planned]
+    found = solution.store.evaluate(made, progress, SELECTION)
+    sizes = {file.name: file.n_bytes for file in made}
+    fitted = next((one.multipliers for one in planned if one.how == FITTED), {})
+    selection = replace(_judged({one.file.name: one.how for one in planned}, sizes, found), multipliers=fitted)
+    folder.put_selection(name, parts, asdict(selection))
+    progress.say(f"select: {sentence(selection)}")
     return selection
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import bpw, budget_for_bpw
-from bitclass3_core.progress import Silent
-from bitclass3_core.run_config import BaselineSection, BudgetSection
-from bitclass3_core.runs.pipeline import Pipeline
+from bitclass3_core.run_config import BudgetSection, RunConfig
+from bitclass3_core.runs.solution import Solution, solution_of
 
 STEPS_PER_BIT = 100  # sizes that are told apart: hundredths of a bit per weight
 Z = 1.645  # of a standard error: the true mean lies below mean + Z * se with 95 % confidence
@@ -83,27 +82,27 @@ class Search:
         return min(max(low, failing + 1), passing - 1)
 
 
-def find_size(pipeline: Pipeline) -> Pipeline:
-    """The run of the smallest size within ``[budget] target_kld``; its file and figures are already there.
-
-    Raises InfeasibleError where no size reaches the target, ConfigError without text to measure on or costs in nats.
-    """
-    target = pipeline.config.budget.target_kld
-    if target is None:
-        raise ConfigError("no target KLD; give --target-kld 0.03")
-    if pipeline.config.select.enabled:
+def check_asked(config: RunConfig, has_text: bool) -> None:
+    """Raise ConfigError where a target KLD goes with what else is asked, or with no text to measure on, not together."""
+    if config.budget.target_kld is None:
+        return
+    if config.select.enabled:
         raise ConfigError("--target-kld and --select contradict each other: the file that is measured must be the one that ships")
-    with pipeline.folder.locked():
-        return _find(pipeline, target)
-
-
-def _find(pipeline: Pipeline, target: float) -> Pipeline:
-    pipeline.stages.load_all()
-    pipeline.open()
-    if not pipeline.corpus.evaluation:
+    if not has_text:
         raise ConfigError("a target KLD needs held-out text to measure on; give --eval-corpus FILE")
-    sizes = _Sizes(pipeline)
-    search = Search(target, sizes.low, sizes.high, sizes.predicted, sizes.measured)
+
+
+def find_budget(solution: Solution, target: float, measure: Callable[[BudgetSection], Evaluation]) -> BudgetSection:
+    """The budget of the smallest size whose mean KLD, as ``measure`` gives it, is within the target. Raises InfeasibleError if none is."""
+    progress, sizes = solution.inputs.context.progress, _Sizes(solution)
+
+    def measured(step: int) -> float:
+        """Upper bound of the mean KLD at a size."""
+        found = measure(budget_at(step))
+        progress.say(f"target KLD: {step / STEPS_PER_BIT:.2f} bits per weight measured: {found.mean_kld:.4g} ± {found.se_kld:.2g}")
+        return upper_kld(found)
+
+    search = Search(target, sizes.low, sizes.high, sizes.predicted, measured)
     answer = search.run()
     if answer is None:
         best = min(search.tried, key=search.tried.__getitem__)
@@ -111,48 +110,34 @@ def _find(pipeline: Pipeline, target: float) -> Pipeline:
             f"no size reaches a mean KLD of {target:g}: at {best / STEPS_PER_BIT:.2f} bits per weight, the largest tried, its upper "
             f"95 % bound is {search.tried[best]:.4g}; raise --target-kld, score more text (evaluate.options.n_tokens), or add larger types to the menu"
         )
-    pipeline.progress.say(
+    progress.say(
         f"target KLD {target:g}: {answer / STEPS_PER_BIT:.2f} bits per weight, at most {search.tried[answer]:.4g} (95 %), "
         f"{len(search.tried)} sizes measured"
     )
-    return sizes.at(answer)
+    return budget_at(answer)
+
+
+def budget_at(step: int) -> BudgetSection:
+    """The budget of a size in hundredths of a bit per weight."""
+    return BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
 
 
 class _Sizes:
-    """Runs of one folder at sizes in hundredths of a bit per weight."""
+    """The sizes that are possible, in hundredths of a bit per weight, and what is predicted of each."""
 
-    def __init__(self, base: Pipeline) -> None:
-        self._base = base
-        _ = base.costs  # shared by all
+    def __init__(self, solution: Solution) -> None:
+        inputs = solution.inputs
+        self._config, self._aside = inputs.config, inputs.context.aside()
+        self._costs = solution.costs  # those of every size
         self._predicted: dict[int, float] = {}
-        possible = base.possible_bytes
-        per_step = budget_for_bpw(base.model, 1.0).data_bytes / STEPS_PER_BIT
-        self.low, self.high = (
-            math.ceil(possible.smallest / per_step),
-            math.floor(min(possible.largest / per_step, 100 * bpw(base.model, {}))),
-        )
-
-    def at(self, step: int) -> Pipeline:
-        """The run of a size."""
-        section = BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
-        return self._base.sibling(self._base.config.model_copy(update={"budget": section}))
+        possible = inputs.possible_bytes
+        per_step = budget_for_bpw(inputs.model, 1.0).data_bytes / STEPS_PER_BIT
+        self.low = math.ceil(possible.smallest / per_step)
+        self.high = math.floor(min(possible.largest / per_step, STEPS_PER_BIT * bpw(inputs.model, {})))
 
     def predicted(self, step: int) -> float:
         """Cost of the solver's answer at a size."""
         if step not in self._predicted:
-            run = self.at(step)
-            run.progress = Silent()
-            self._predicted[step] = run.costs.total(run.allocation.qtypes) or 0.0
+            solution = solution_of(self._config.model_copy(update={"budget": budget_at(step)}), self._aside)
+            self._predicted[step] = self._costs.total(solution.allocation.qtypes) or 0.0
         return self._predicted[step]
-
-    def measured(self, step: int) -> float:
-        """Upper bound of the mean KLD that is measured at a size; the file is deleted, what was measured is not."""
-        section = BudgetSection(options={"target_bpw": step / STEPS_PER_BIT})
-        alone = {"budget": section, "baseline": BaselineSection(plugin="none"), "keep": "none"}
-        run = self._base.sibling(self._base.config.model_copy(update=alone))
-        found = run.evaluations[run.files[0].name]
-        value = upper_kld(found)
-        run.progress.say(
-            f"target KLD: {step / STEPS_PER_BIT:.2f} bits per weight measured: {found.mean_kld:.4g} ± {found.se_kld:.2g}"
-        )
-        return value

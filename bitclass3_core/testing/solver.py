@@ -7,11 +7,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bitclass3_core.constraints.limits import Limits
 from bitclass3_core.knapsack.dual import lagrangian_dual, tables_of
 from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.model import Architecture, padded
-from bitclass3_core.plugin.checks import check_allocation
+from bitclass3_core.plugin.checks import check_types
 from bitclass3_core.problem import Allocation, Choice, Group, Problem, undominated
 from bitclass3_core.qtypes import menu
 from bitclass3_core.testing.base import Conformance
@@ -87,7 +86,7 @@ class SolverConformance(Conformance):
         architecture = Architecture(model.arch, tensors)
         answer = self.call(problem=problem, model=model, architecture=architecture)
         assert isinstance(answer, Allocation), f"answered {type(answer).__name__}, expected Allocation; see problem.allocation_of"
-        check_allocation(answer, model, tensors, 0, None, Limits(), self.loaded.name)
+        check_types(answer, model, tensors, self.loaded.name)
         if not self.uses_choices:
             return answer
         n_bytes = sum(choice.n_bytes for choice in choices_of(problem, answer))

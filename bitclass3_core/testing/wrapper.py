@@ -14,7 +14,8 @@ from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import budget_for_bpw
 from bitclass3_core.model import Architecture, OneTensor
-from bitclass3_core.plugin.manager import GROUP, STAGES, Plugin, PluginManager, plugin_of
+from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, plugin_of
+from bitclass3_core.plugin.stage_table import STAGES
 from bitclass3_core.problem import allocation_of
 from bitclass3_core.qtypes import menu
 from bitclass3_core.sensitivity import Sensitivity

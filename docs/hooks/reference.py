@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from bitclass3_core import errors, hookspecs
-from bitclass3_core.plugin.manager import GROUP, STAGES, Plugin, installed, load_plugin
+from bitclass3_core.plugin.manager import GROUP, Plugin, installed, load_plugin
+from bitclass3_core.plugin.stage_table import STAGES
 from bitclass3_core.run_config import RunConfig
 
 TYPES = (

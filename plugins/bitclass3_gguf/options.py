@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from bitclass3_core.options import Demands, PluginOptions, Work
+
+_TORCH_BYTES = 6  # a weight: the model in float32, and half as much again for what passes through it
 _FEEDBACK_PASSES = 2.5  # what moments and rounding take, in passes forward and backward (docs/benchmarks.md)
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """How the file is written, and how its weights are rounded."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     efforts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "normal": {"rounding": "feedback"},
@@ -45,16 +46,16 @@ class Options(BaseModel):
         "auto", description="feedback and tuning: auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16"
     )
 
-    def demands(self, n_params: int) -> tuple[float, int]:
-        """(floating-point operations, bytes beside the model's weights in torch) that rounding and tuning of ``n_params`` weights take.
+    def demands(self, work: Work) -> Demands:
+        """What rounding and tuning take: 6 operations a weight and token forward and backward, 2 forward.
 
-        6 operations a weight and token forward and backward, 2 forward; tuning holds what the factors multiply, float32, and the file.
+        Tuning holds what the factors multiply, in float32, and the file; feedback the second moments.
         """
-        operations, n_bytes = 0.0, 0
+        operations, n_bytes, n_params = 0.0, 0, work.n_params
         if self.rounding == "feedback":
             operations += _FEEDBACK_PASSES * 6 * self.n_tokens * n_params
             n_bytes = 2 * int(self.memory_gib * 2**30)
         if self.tuning_steps:
             operations += (6 + 2) * self.tuning_steps * self.n_ctx * n_params
             n_bytes = max(n_bytes, 8 * n_params)
-        return operations, n_bytes
+        return Demands(operations, n_bytes=n_bytes + _TORCH_BYTES * n_params if n_bytes else 0)

@@ -15,9 +15,11 @@ from bitclass3_core.gguf.kernels import dequantize, library
 from bitclass3_core.gguf.rounding_gains import RoundingGain, load_gains, mean_left, save_gains
 from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Architecture, FloatArray, Model
+from bitclass3_core.plugin.at_work import at_work
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
 from bitclass3_gguf.options import Options
@@ -37,9 +39,13 @@ class RoundedTensors:
     folder: Path
     digest: str
 
-    def path(self, name: str) -> Path:
-        """Where a tensor's bytes are kept."""
-        return self.folder / f"{self.digest[:16]}-{name}.npy"
+    def _artefact(self, name: str) -> Artefact[Bytes]:
+        """A tensor's bytes, under all that they depend on."""
+        return Artefact(name, self.folder / f"{self.digest[:16]}-{name}.npy", {"digest": self.digest}, _save_bytes, _load_bytes)
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor's bytes are there."""
+        return self._artefact(name).why() is None
 
     def gain_path(self, name: str) -> Path:
         """Where it is kept what the rounding of a tensor gained."""
@@ -47,14 +53,13 @@ class RoundedTensors:
 
     def load(self, name: str) -> Bytes | None:
         """The tensor's bytes [n_rows, row bytes], if they are there."""
-        return np.load(self.path(name), allow_pickle=False) if self.path(name).is_file() else None
+        return self._artefact(name).kept()
 
     def save(self, name: str, data: Bytes, gain: RoundingGain | None = None) -> None:
         """Keep a tensor's bytes, and before them what was gained: where the bytes are, the tensor is done."""
         if gain is not None:
             save_gains(self.gain_path(name), {name: gain})
-        with atomic_path(self.path(name)) as temporary, temporary.open("wb") as file:
-            np.save(file, data, allow_pickle=False)
+        self._artefact(name).put(data)
 
     def gains(self) -> dict[str, RoundingGain]:
         """What was gained with every tensor that is kept."""
@@ -69,11 +74,23 @@ class RoundedTensors:
             self.folder.rmdir()
 
 
+def _save_bytes(data: Bytes, path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, data, allow_pickle=False)
+
+
+def _load_bytes(path: Path) -> Bytes:
+    data: Bytes = np.load(path, allow_pickle=False)
+    return data
+
+
 def kept_in(
     out: Path, model: Model, allocation: Allocation, sensitivity: Sensitivity, corpus: Corpus, options: Options
 ) -> RoundedTensors:
     """Where the tensors of this allocation are kept: under all that they depend on, so that another run finds its own."""
+    work = at_work()
     parts: dict[str, Any] = {
+        "plugin": f"{work.plugin} {work.version}" if work else "",
         "source": model.fingerprint,
         "types": digest_of(dict(allocation.qtypes)),
         "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
@@ -108,7 +125,7 @@ def round_with_feedback(
     from bitclass3_torch.tokens import token_chunks
 
     wanted = [name for name in _by_depth(model, allocation) if not qtype(allocation.qtypes[name]).is_float]
-    if all(kept.path(name).is_file() for name in wanted):
+    if all(kept.has(name) for name in wanted):
         return
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
     wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
@@ -124,7 +141,7 @@ def round_with_feedback(
         progress.advance()
 
     for group in groups:
-        todo = [name for name in group if not kept.path(name).is_file()]
+        todo = [name for name in group if not kept.has(name)]
         if todo:
             sizes = {name: working_bytes(model.tensors[name], max_rows(memory)) for name in todo}
             side_by_side = at_a_time(sizes, memory, n_threads)

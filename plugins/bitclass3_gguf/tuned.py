@@ -58,7 +58,7 @@ def tune_rounded(
 
     kept = tuned_in(rounded, options)
     qtypes = {name: q for name, given in allocation.qtypes.items() if not (q := qtype(given)).is_float}
-    if all(kept.path(name).is_file() for name in qtypes):
+    if all(kept.has(name) for name in qtypes):
         return kept, load_tuning(kept.gain_path("tuning"))
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
     n_tokens = (options.tuning_steps + N_JUDGED) * options.n_ctx

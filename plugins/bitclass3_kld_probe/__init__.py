@@ -8,27 +8,36 @@ and llama-perplexity it works for every architecture that llama.cpp runs, torch 
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from bitclass3_imatrix import Options as ImatrixOptions
-from bitclass3_imatrix import imatrix_of, known_powers
 from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.model import Architecture, Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.progress import Progress
-from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, fill_missing
+from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
+from bitclass3_core.stages import Stages
 from bitclass3_core.toolchain.places import cache_folder
 from bitclass3_kld_probe.fitting import Fitted, Measured, fit_scales
 from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
-from bitclass3_kld_probe.judging import Judge
+from bitclass3_kld_probe.judge import judge_of
 from bitclass3_kld_probe.probes import Prober
 
 
-class Options(ImatrixOptions):
-    """The imatrix (a file, or made by llama-imatrix), and how the probes are measured."""
+class Options(PluginOptions):
+    """The imatrix (a file, or made by llama-imatrix: options of the plugin ``imatrix``), and how the probes are measured."""
+
+    llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
+    n_tokens: int = Field(65536, gt=0, description="calibration tokens of the imatrix at the most")
+    n_ctx: int = Field(512, gt=1, description="tokens a chunk")
+    threads: int = Field(0, ge=0, description="0: llama-imatrix's default")
+    gpu_layers: int = Field(-1, ge=-1, description="layers on the GPU; -1: llama-imatrix's default")
+    path: Path | None = Field(None, description="imatrix file, .gguf or legacy .dat; unset: llama-imatrix makes one of the corpus")
 
     evaluator: str = Field(
         "auto", description="plugin that measures KLD; auto: torch where there is an HF folder, else llama-perplexity"
@@ -36,6 +45,10 @@ class Options(ImatrixOptions):
     evaluator_options: dict[str, object] = Field(default_factory=dict, description="options of that plugin, over those chosen here")
     bands: int = Field(3, ge=1, description="bands of depth that each class of tensors is cut into")
     probe_tokens: int = Field(8192, gt=0, description="calibration tokens that each probe is measured on")
+
+    def of_imatrix(self) -> dict[str, Any]:
+        """The options of the plugin ``imatrix`` among these."""
+        return self.model_dump(include={"llama_cpp", "n_tokens", "n_ctx", "threads", "gpu_layers", "path"})
 
 
 def _note(groups: list[ProbeGroup], measured: list[Measured], fitted: Fitted, floor: float, judge: str) -> str:
@@ -61,18 +74,17 @@ def _scaled(known: TensorSensitivity, scale: float, n_rows: int) -> TensorSensit
 
 @hookimpl
 def bitclass3_estimate(
-    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
+    model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress, stages: Stages
 ) -> Sensitivity:
     """in_power from the imatrix, out_power one measured number for each class of tensors and band of depth."""
-    judge = Judge.of(options.evaluator, options.evaluator_options, model, options.n_ctx, options.probe_tokens)
-    found, made_of = imatrix_of(model, corpus, options, progress)
-    known, notes = fill_missing(model, architecture.quantizable, known_powers(found, model, architecture))
-    unscaled = Sensitivity(known, "imatrix", found.n_tokens, options.n_ctx, made_of, only_ranks=True)
+    judge = judge_of(stages, options.evaluator, options.evaluator_options, model, options.n_ctx, options.probe_tokens)
+    imatrix = stages.plugin("estimate", "imatrix", options.of_imatrix())
+    unscaled: Sensitivity = imatrix(model=model, architecture=architecture, corpus=corpus, progress=progress)
     groups = probe_groups(model, architecture.quantizable, options.bands)
     text = Corpus((), corpus.calibration)
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".probes-", dir=cache_folder()) as folder:
-        prober = Prober(model, architecture, unscaled, text, judge, progress, Path(folder))
+        prober = Prober(model, architecture, unscaled, text, judge, stages, progress, Path(folder))
         floor = prober.noise_floor()
         measured = []
         progress.begin("kld-probe", len(groups))
@@ -82,9 +94,9 @@ def bitclass3_estimate(
         progress.end()
     fitted = fit_scales(groups, measured)
     tensors = {
-        name: _scaled(known[name], scale, model.tensors[name].n_rows)
+        name: _scaled(unscaled.tensors[name], scale, model.tensors[name].n_rows)
         for group, scale in zip(groups, fitted.scales, strict=True)
         for name in group.tensors
     }
-    notes = (*notes, _note(groups, measured, fitted, floor, judge.name))
-    return Sensitivity(tensors, "kld-probe", found.n_tokens, options.n_ctx, made_of, notes)
+    notes = (*unscaled.notes, _note(groups, measured, fitted, floor, judge.name))
+    return replace(unscaled, tensors=tensors, estimator="kld-probe", notes=notes, only_ranks=False)

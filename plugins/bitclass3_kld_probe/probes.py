@@ -9,11 +9,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bitclass3_gguf import Options as ExportOptions
-from bitclass3_gguf import write_file
-from bitclass3_weighted_error import Options as ErrorOptions
-from bitclass3_weighted_error import bitclass3_measure
-
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, write_json
@@ -23,18 +18,18 @@ from bitclass3_core.model import Architecture, Model, OneTensor, TensorInfo
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress, Silent
 from bitclass3_core.qtypes import qtype
+from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.sensitivity import Sensitivity
+from bitclass3_core.stages import StagePlugin, Stages
 from bitclass3_core.toolchain.places import cache_folder
 from bitclass3_kld_probe.fitting import Measured
 from bitclass3_kld_probe.groups import ProbeGroup
-from bitclass3_kld_probe.judging import Judge
 
 # Low enough to stand out from the noise, high enough for the quadratic model: a probe that does neither moves one step.
 _TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K")
 _FIRST = 1
 _BLOCKS_OF_32 = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q4_1", "Q6_K": "Q5_1"}
-_ERROR_OPTIONS = ErrorOptions.model_validate({})
-_EXPORT_OPTIONS = ExportOptions.model_validate({})
+_METRIC, _EXPORTER = "weighted-error", "gguf"
 _TOO_SMALL, _TOO_LARGE = 3.0, 0.3  # times the noise; nats per token
 
 
@@ -51,7 +46,8 @@ class Prober:
     architecture: Architecture
     unscaled: Sensitivity
     text: Corpus
-    judge: Judge
+    judge: StagePlugin
+    stages: Stages
     progress: Progress
     folder: Path  # for the probe's file and what the evaluator keeps between probes: the reference's logits
     _seen: dict[str, str] = field(default_factory=dict)
@@ -80,48 +76,67 @@ class Prober:
 
     def _error(self, name: str, q: str) -> float:
         """1/2 sum_ij share_i in_power_j D_ij^2 of one tensor."""
-        view = OneTensor(self.model, name)
-        table = bitclass3_measure(model=view, sensitivity=self.unscaled, qtypes=(qtype(q),), options=_ERROR_OPTIONS)
+        metric = self.stages.plugin("measure", _METRIC, {})
+        table = metric(model=OneTensor(self.model, name), sensitivity=self.unscaled, qtypes=(qtype(q),))
         return float(table.costs[name][q].cost)
 
     def _kld(self, types: dict[str, str]) -> tuple[float, float]:
         """(mean KLD, standard error) of the source with these tensors at these types."""
-        place = cache_folder() / "probes" / f"{self._digest(types)}.json"
-        try:
-            known = json.loads(place.read_text(encoding="utf-8"))
-            return float(known["kld"]), float(known["se"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        evaluation = self._evaluate(types)
-        write_json(place, {"kld": evaluation.mean_kld, "se": evaluation.se_kld})
-        return evaluation.mean_kld, evaluation.se_kld
-
-    def _digest(self, types: dict[str, str]) -> str:
         if not self._seen:
-            powers = hashlib.sha256(
-                b"".join(self.unscaled.tensors[name].imatrix.tobytes() for name in sorted(self.unscaled.tensors))
-            )
-            self._seen = {
-                "source": self.model.fingerprint,
-                "text": Corpus.fingerprint(self.text.evaluation),
-                "judge": self.judge.identity,
-                "imatrix": powers.hexdigest(),
-                "kernels": library().fingerprint,
-            }
-        return digest_of({**self._seen, "types": types})[:32]
+            self._seen = self._parts()
+        parts = {**self._seen, "types": types}
+        path = cache_folder() / "probes" / f"{digest_of(parts)[:32]}.json"
+
+        def measure(_: str) -> tuple[float, float]:
+            evaluation = self._evaluate(types)
+            return evaluation.mean_kld, evaluation.se_kld
+
+        return Artefact("probe", path, parts, _save, _load).get(measure)
+
+    def _parts(self) -> dict[str, str]:
+        """What every probe depends on, but for its types."""
+        powers = hashlib.sha256(b"".join(self.unscaled.tensors[name].imatrix.tobytes() for name in sorted(self.unscaled.tensors)))
+        return {
+            "source": self.model.fingerprint,
+            "text": Corpus.fingerprint(self.text.evaluation),
+            "judge": self.judge.label,
+            "imatrix": powers.hexdigest(),
+            "kernels": library().fingerprint,
+        }
 
     def _evaluate(self, types: dict[str, str]) -> Evaluation:
-        path, *_ = write_file(
+        path, *_ = self.stages.plugin("export", _EXPORTER, {})(
             model=self.model,
+            architecture=self.architecture,
             allocation=Allocation(types),
             sensitivity=self.unscaled,
+            corpus=self.text,
             out=self.folder,
             stem="probe",
-            options=_EXPORT_OPTIONS,
             progress=Silent(),
         )
         progress = Silent() if types else self.progress  # the first says what disk and time each takes; the others would repeat it
         try:
-            return self.judge(self.model, [GgufModel(path, self.model.hf)], self.architecture, self.text, progress)[0]
+            found: list[Evaluation] = self.judge(
+                reference=self.model,
+                candidates=[GgufModel(path, self.model.hf)],
+                architecture=self.architecture,
+                corpus=self.text,
+                progress=progress,
+            )
+            return found[0]
         finally:
             path.unlink()
+
+
+def _save(found: tuple[float, float], path: Path) -> None:
+    write_json(path, {"kld": found[0], "se": found[1]})
+
+
+def _load(path: Path) -> tuple[float, float] | None:
+    """What was kept; None for a file that is damaged: then the probe is measured again."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return float(known["kld"]), float(known["se"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

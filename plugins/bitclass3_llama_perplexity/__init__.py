@@ -5,7 +5,7 @@ It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
@@ -14,6 +14,7 @@ from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.gguf.kinds import check_is_model
 from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.progress import Progress
 from bitclass3_llama_perplexity.base import BaseFile, Header
 from bitclass3_llama_perplexity.measuring import measure, other_vocabulary
@@ -30,10 +31,8 @@ from bitclass3_llama_perplexity.planning import (
 from bitclass3_llama_perplexity.program import Perplexity, find
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """Which llama.cpp, how much held-out text, and what becomes of the base logits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     n_ctx: int = Field(512, ge=16, description="tokens a chunk; the second half of each is scored")
@@ -44,6 +43,10 @@ class Options(BaseModel):
     threads: int = Field(0, ge=0, description="0: llama-perplexity's default")
     gpu_layers: int = Field(-1, ge=-1, description="layers on the GPU; -1: llama.cpp's default")
     arguments: tuple[str, ...] = Field((), description="more arguments for llama-perplexity, such as --flash-attn, off")
+
+    def placed_in(self, folder: Path) -> "Options":
+        """The base logits in that folder, unless the user named another."""
+        return self if self.folder is not None else self.model_copy(update={"folder": folder})
 
     def for_program(self) -> tuple[str, ...]:
         """The arguments that every run of llama-perplexity gets."""

@@ -14,6 +14,7 @@ from bitclass3_core.errors import Bitclass3Error, ModelFileError, ToolchainError
 from bitclass3_core.files import atomic_path, digest_of, human_bytes, require_room, write_text
 from bitclass3_core.model import Model
 from bitclass3_core.progress import Progress
+from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.toolchain.running import Steps, last_lines
 from bitclass3_llama_perplexity.planning import base_bytes, chunk_bytes
 from bitclass3_llama_perplexity.program import Perplexity
@@ -81,29 +82,40 @@ class BaseFile:
         return self.folder / f"base-{self.digest}.logits"
 
     @property
+    def _artefact(self) -> Artefact[Header]:
+        """The file as the program leaves it, under the digest of all that it depends on."""
+        return Artefact("base logits", self.path, {"digest": self.digest}, lambda _header, _path: None, self._load)
+
+    def _load(self, path: Path) -> Header | None:
+        """The header of a complete file for this vocabulary; None for any other."""
+        header = read_header(path)
+        if header is None or (header.n_ctx, header.n_vocab) != (self.n_ctx, self.n_vocab):
+            return None
+        return header if _is_complete(path, header) else None
+
+    @property
     def is_there(self) -> bool:
         """Whether a complete one was kept."""
-        header = read_header(self.path)
-        return (
-            header is not None and (header.n_ctx, header.n_vocab) == (self.n_ctx, self.n_vocab) and _is_complete(self.path, header)
-        )
+        return self._artefact.kept() is not None
 
     @contextmanager
     def opened(self, keep: bool, progress: Progress) -> Iterator[tuple[Path, Header]]:
         """The file and its header, written unless an earlier call kept it; what was written here is deleted unless ``keep``."""
-        path, is_there = self.path, self.is_there
+        is_there = self.is_there
         try:
-            if not is_there:
-                self._write(path, progress)
-            header = read_header(path)
-            if header is None:
-                raise ToolchainError(f"{path} was removed while it was in use; run again")
-            yield path, header
+            yield self.path, self._artefact.get(lambda _: self._written(progress))
         finally:
             if not (keep or is_there):
-                path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
             with suppress(OSError):  # not ours to remove if anything is in it
                 self.folder.rmdir()
+
+    def _written(self, progress: Progress) -> Header:
+        self._write(self.path, progress)
+        header = read_header(self.path)
+        if header is None:
+            raise ToolchainError(f"{self.path} was removed while it was in use; run again")
+        return header
 
     def _write(self, path: Path, progress: Progress) -> None:
         """Have llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""

@@ -3,11 +3,15 @@
 It is faithful: neither the menu of types nor the architecture's floors change what llama-quantize would write.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.model import Architecture, Model, padded
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.qtypes import qtype
 from bitclass3_stock.choice import stock_qtypes
@@ -18,13 +22,16 @@ __all__ = ["STOCK_FTYPES", "StockOptions", "bitclass3_solve", "stock_qtypes"]
 STOCK_FTYPES = tuple(MIXES)
 
 
-class StockOptions(BaseModel):
+class StockOptions(PluginOptions):
     """Which of llama.cpp's mixes to take."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ftype: str | None = Field(None, description="a mix such as Q4_K_M; unset: the largest one that fits the budget")
     at_least: bool = Field(False, description="without ftype: the smallest mix that is no smaller than the budget, to compare with")
+
+    @classmethod
+    def as_baseline(cls, ftype: str | None) -> Mapping[str, Any]:
+        """The mix whose size was asked for, else the smallest one that is no smaller than ours."""
+        return {"ftype": ftype} if ftype else {"at_least": True}
 
 
 @hookimpl

@@ -4,7 +4,8 @@ import inspect
 from types import ModuleType
 
 from bitclass3_core import hookimpl, hookspecs
-from bitclass3_core.plugin.manager import GROUP, STAGES
+from bitclass3_core.plugin.manager import GROUP
+from bitclass3_core.plugin.stage_table import STAGES
 from bitclass3_core.testing import WrapperConformance
 
 around = ModuleType("around")

@@ -12,7 +12,7 @@ from installing import pip_install, python
 
 from bitclass3_core.cli.new_plugin import write_package
 from bitclass3_core.errors import Bitclass3Error, ConfigError
-from bitclass3_core.plugin.manager import STAGES
+from bitclass3_core.plugin.stage_table import STAGES
 
 NAMES = {stage: f"first-{stage}" for stage in STAGES}
 

@@ -11,7 +11,14 @@ from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.model import Architecture
-from bitclass3_core.plugin.checks import check_allocation, check_architecture, check_costs, check_evaluations, check_sensitivity
+from bitclass3_core.plugin.checks import (
+    check_architecture,
+    check_costs,
+    check_evaluations,
+    check_kept,
+    check_sensitivity,
+    check_types,
+)
 from bitclass3_core.problem import Allocation
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
@@ -129,13 +136,14 @@ def test_costs_of_a_tensor_that_was_left_out():
 TYPES = {Q: "Q4_K", EXPERTS: "Q4_0", NARROW: "Q8_0"}
 
 
-def check_types(types, n_bytes=100, budget=100, pins=None):
-    check_allocation(Allocation(types), MODEL, ALL, n_bytes, budget, Limits(pins=pins or {}), "mine")
+def check_answer(types, n_bytes=100, budget=100, pins=None):
+    check_types(Allocation(types), MODEL, ALL, "mine")
+    check_kept(Allocation(types), MODEL, n_bytes, budget, Limits(pins=pins or {}), "mine")
 
 
 def test_good_allocation():
-    check_types(TYPES, pins={Q: "Q4_K"})
-    check_types(TYPES, n_bytes=10**9, budget=None)
+    check_answer(TYPES, pins={Q: "Q4_K"})
+    check_answer(TYPES, n_bytes=10**9, budget=None)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_good_allocation():
 )
 def test_bad_allocation(types, options, message):
     with pytest.raises(ContractError, match=f"plugin 'mine' {message}"):
-        check_types(types, **options)
+        check_answer(types, **options)
 
 
 def evaluation(candidate="a", mean_kld=0.1, n_tokens=10):

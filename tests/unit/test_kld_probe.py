@@ -11,6 +11,7 @@ from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ConfigError, PluginError
 from bitclass3_core.gguf.imatrix import write_imatrix
 from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.plugin.call import OtherStages
 from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
@@ -74,6 +75,7 @@ def probed(tmp_path, monkeypatch):
             corpus=Corpus((document("calibration", "a"),), (document("never used", "b"), document("nor this", "b"))),
             options=kld_probe.Options(**values),
             progress=Silent(),
+            stages=OtherStages(),
         )
 
     return tmp_path, estimate
@@ -128,7 +130,7 @@ def test_nothing_is_left_behind(probed):
 def test_plugin_that_does_not_evaluate(probed):
     _, estimate = probed
     with pytest.raises(
-        PluginError, match=r"plugin 'ilp' does not implement bitclass3_evaluate; name another with estimate\.options"
+        PluginError, match=r"plugin 'ilp' does not implement bitclass3_evaluate, only solve; name another with estimate\.options"
     ):
         estimate(evaluator="ilp")
 

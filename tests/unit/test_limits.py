@@ -14,7 +14,7 @@ from bitclass3_core.constraints.wanted import wanted_cells
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, ContractError, InfeasibleError
 from bitclass3_core.layout import Budget
-from bitclass3_core.plugin.checks import check_allocation
+from bitclass3_core.plugin.checks import check_kept
 from bitclass3_core.problem import Allocation
 from bitclass3_core.qtypes import menu
 
@@ -258,7 +258,7 @@ ANSWER = dict.fromkeys(ARCH.quantizable, "Q8_0")
 )
 def test_a_solver_that_breaks_a_limit(rules, changes, message):
     with pytest.raises(ContractError, match=message):
-        check_allocation(Allocation({**ANSWER, **changes}), MODEL, ARCH.quantizable, 0, None, limits(**rules), "mine")
+        check_kept(Allocation({**ANSWER, **changes}), MODEL, 0, 0, limits(**rules), "mine")
 
 
 def test_a_solver_that_knows_of_no_second_budget():
@@ -266,7 +266,7 @@ def test_a_solver_that_knows_of_no_second_budget():
     with pytest.raises(
         ContractError, match=r"answered 34,816 bytes on the GPU, its budget is 20,000; use ilp, lagrangian or greedy"
     ):
-        check_allocation(Allocation(ANSWER), MODEL, ARCH.quantizable, 0, None, found, "mine")
+        check_kept(Allocation(ANSWER), MODEL, 0, 0, found, "mine")
 
 
 def test_a_pin_need_not_be_on_the_menu():

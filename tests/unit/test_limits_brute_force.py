@@ -18,7 +18,7 @@ from bitclass3_core.constraints.wanted import wanted_cells
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
-from bitclass3_core.plugin.checks import check_allocation
+from bitclass3_core.plugin.checks import check_kept
 from bitclass3_core.qtypes import menu, qtype
 
 MODEL = memory_model(
@@ -102,7 +102,7 @@ def test_the_answer_is_the_best_that_keeps_the_constraints(pins, floors, menus, 
         assert best is None
         return
     n_bytes = data_bytes(MODEL, allocation.qtypes) - fixed_bytes(MODEL, ARCH.quantizable)
-    check_allocation(allocation, MODEL, ARCH.quantizable, n_bytes, problem.budget_bytes, limits, "ilp")
+    check_kept(allocation, MODEL, n_bytes, problem.budget_bytes, limits, "ilp")
     assert keeps(allocation.qtypes, pins, floors, menus, groups)
     assert allocation.proof.optimal
     assert best is not None

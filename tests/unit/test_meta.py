@@ -13,7 +13,8 @@ from command import ROOT
 
 import bitclass3_core
 from bitclass3_core import hookspecs
-from bitclass3_core.plugin.manager import GROUP, STAGES
+from bitclass3_core.plugin.manager import GROUP
+from bitclass3_core.plugin.stage_table import STAGES
 from bitclass3_core.runs.schema import schema_json
 from bitclass3_core.testing import SUITES
 

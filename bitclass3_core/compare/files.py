@@ -1,0 +1,79 @@
+"""Anyone's GGUFs: opened, named, and held against each other: only files of one model can be compared."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitclass3_core.errors import ConfigError, ModelFileError
+from bitclass3_core.gguf.model import GgufModel
+from bitclass3_core.gguf.names import allows_quantization
+from bitclass3_core.model import Model
+
+_TOKENS = "tokenizer.ggml.tokens"
+_SHOWN = 3
+
+
+def opened(files: Sequence[Path]) -> dict[str, GgufModel]:
+    """The files by a short name. Raises ConfigError for a file that is named twice, ModelFileError for one that is not there."""
+    names = unique_names(files)
+    if doubles := sorted(name for name, n in Counter(names).items() if n > 1):
+        raise ConfigError(f"file {doubles[0]} is named twice; name each file once")
+    for file in files:
+        if not file.is_file():
+            raise ModelFileError(f"{file} does not exist; give GGUF files, of a split one the first")
+    return {name: GgufModel(file) for name, file in zip(names, files, strict=True)}
+
+
+def check_comparable(reference: Model, other: Model) -> None:
+    """Raise ModelFileError, naming what differs, unless both have one architecture, vocabulary, and set of matrices with their shapes."""
+    found = _other_architecture(reference, other) or _other_vocabulary(reference, other) or _other_tensors(reference, other)
+    if found:
+        raise ModelFileError(
+            f"{other.path.name} cannot be compared with {reference.path.name}: {found}; compare files of one model"
+        )
+
+
+def _other_architecture(reference: Model, other: Model) -> str:
+    return f"its architecture is {other.arch!r}, not {reference.arch!r}" if other.arch != reference.arch else ""
+
+
+def _tokens(model: Model) -> list[bytes]:
+    field = model.fields.get(_TOKENS)
+    return [] if field is None else [bytes(field.parts[index]) for index in field.data]
+
+
+def _other_vocabulary(reference: Model, other: Model) -> str:
+    ours, theirs = _tokens(reference), _tokens(other)
+    if len(ours) != len(theirs):
+        return f"its vocabulary has {len(theirs):,} tokens, not {len(ours):,}"
+    first = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
+    if first is None:
+        return ""
+    a, b = (token[first].decode("utf-8", "replace") for token in (ours, theirs))
+    return f"token {first} of its vocabulary is {b!r}, not {a!r}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _other_tensors(reference: Model, other: Model) -> str:
+    """Vectors may come and go (rope factors, biases of zero): the matrices must be the same."""
+    ours, theirs = (
+        {name: info.shape for name, info in model.tensors.items() if allows_quantization(info)} for model in (reference, other)
+    )
+    missing, extra = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
+    shapes = [
+        f"{name} is {theirs[name]}, not {ours[name]}" for name in sorted(set(ours) & set(theirs)) if ours[name] != theirs[name]
+    ]
+    parts = (("it lacks ", missing), ("it has ", extra), ("shape of ", shapes))
+    return "; ".join(f"{what}{_listed(names)}" for what, names in parts if names)
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A short name for each file: its own without ending and split number, the folder's before it where two would be alike."""
+    names = [path.name.removesuffix(".gguf").split("-00001-of-")[0] for path in paths]
+    return [
+        f"{path.resolve().parent.name}/{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
+    ]
