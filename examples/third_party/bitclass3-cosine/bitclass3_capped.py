@@ -3,12 +3,12 @@
 import time
 from dataclasses import replace
 
-from bitclass3_core.improving import best_effort
-from bitclass3_core.multiple_choice import lagrangian_dual, proof_of, tables_of
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import InfeasibleError
+from bitclass3_core.improving import best_effort
+from bitclass3_core.multiple_choice import lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Group, Problem, allocation_of
 
 BITCLASS3_API = 1

@@ -9,11 +9,11 @@ do not correlate. With ``over = "worst"`` the worst row counts instead of the me
 from typing import Literal
 
 import numpy as np
-from bitclass3_core.kernels import dequantize, quantize
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.kernels import dequantize, quantize
 from bitclass3_core.model import FloatArray, Model
 from bitclass3_core.qtypes import QType
 from bitclass3_core.sensitivity import Sensitivity

@@ -1,10 +1,10 @@
 """Granite: the conversion to GGUF permutes the rows of attn_q and attn_k within each head, as with Llama; the rest stays in place."""
 
 import numpy as np
-from bitclass3_core.naming import blocks_of, hf_stems, metadata_int, quantizable_tensors
 
 from bitclass3_core import hookimpl
 from bitclass3_core.model import Architecture, IndexArray, Model
+from bitclass3_core.naming import blocks_of, hf_stems, metadata_int, quantizable_tensors
 
 BITCLASS3_API = 1
 

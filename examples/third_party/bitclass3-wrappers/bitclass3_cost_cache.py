@@ -10,12 +10,11 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
-from bitclass3_core.at_work import at_work
-from bitclass3_core.kernels import library
-
 from bitclass3_core import hookimpl
+from bitclass3_core.at_work import at_work
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.files import digest_of, write_json
+from bitclass3_core.kernels import library
 from bitclass3_core.model import Model
 from bitclass3_core.qtypes import QType
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity

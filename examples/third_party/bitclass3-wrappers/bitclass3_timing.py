@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from bitclass3_core import hookimpl
 from bitclass3_core.at_work import at_work
 from bitclass3_core.plugins import STAGES
-
-from bitclass3_core import hookimpl
 
 BITCLASS3_API = 1
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import bitclass3_compressed_tensors
 import numpy as np
 import pytest
-from bitclass3_core.gguf_model import GgufModel
-from bitclass3_core.naming import hf_stems, quantizable_tensors
 from safetensors.numpy import save_file
 
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.model import Architecture
+from bitclass3_core.naming import hf_stems, quantizable_tensors
 from bitclass3_core.problem import Allocation
 from bitclass3_core.testing import ExporterConformance, Recorded
 from bitclass3_core.testing.samples import write_sample

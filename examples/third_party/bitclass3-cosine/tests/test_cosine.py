@@ -4,10 +4,10 @@ import bitclass3_capped
 import bitclass3_cosine
 import numpy as np
 import pytest
-from bitclass3_core.kernels import dequantize, quantize
-from bitclass3_core.measuring import OneTensor
 
 from bitclass3_core.errors import InfeasibleError
+from bitclass3_core.kernels import dequantize, quantize
+from bitclass3_core.measuring import OneTensor
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.testing import MetricConformance, SolverConformance
 from bitclass3_core.testing.solver import choices_of, sample_problem

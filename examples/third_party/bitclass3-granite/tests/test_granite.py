@@ -3,8 +3,8 @@
 import bitclass3_granite
 import numpy as np
 import pytest
-from bitclass3_core.gguf_model import GgufModel
 
+from bitclass3_core.gguf_model import GgufModel
 from bitclass3_core.testing import ArchitectureConformance
 from bitclass3_core.testing.samples import sample_weights, write_gguf
 

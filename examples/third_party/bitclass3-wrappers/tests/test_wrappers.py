@@ -5,10 +5,10 @@ from types import ModuleType
 import bitclass3_cost_cache
 import bitclass3_timing
 import pytest
-from bitclass3_core.plugins import PluginManager, plugin_of
 
 from bitclass3_core import hookimpl
 from bitclass3_core.costs import Cost, CostTable
+from bitclass3_core.plugins import PluginManager, plugin_of
 from bitclass3_core.testing import WrapperConformance
 
 
