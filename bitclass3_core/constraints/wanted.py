@@ -17,7 +17,7 @@ Cells = Mapping[str, tuple[QType, ...]]
 
 
 def wanted_cells(model: Model, quantizable: frozenset[str], qtypes: tuple[QType, ...], limits: Limits) -> Cells:
-    """The types to measure each quantizable tensor at: those of its own menu or of ``qtypes``, and always its pin and its floor."""
+    """The types to measure each quantizable tensor at: those of its own menu, or ``qtypes`` and its floor; and always its pin."""
     wanted = {}
     for name in sorted(quantizable):
         types = limits.menus.get(name, qtypes)

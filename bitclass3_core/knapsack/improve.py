@@ -54,7 +54,7 @@ def _best_pair(tables: Tables, picks: Ints, rows: Ints, choices: Ints) -> list[t
     rows, choices, grown, saved = rows[order], choices[order], grown[order], saved[order]
     if not len(rows):
         return None
-    # by bytes: the move that saves most of all up to each one, so that one look-up finds every move's best partner
+    # for each move, the one that saves most among those that grow no more: one look-up then finds every move's best partner
     best = np.maximum.accumulate(np.where(saved == np.maximum.accumulate(saved), np.arange(len(rows)), 0))
     n_fit = np.searchsorted(grown, tables.budget - tables.bytes_of(picks) - grown, side="right")
     partner = best[np.maximum(n_fit - 1, 0)]
