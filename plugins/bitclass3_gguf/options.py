@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_FEEDBACK_PASSES = 2.5  # what moments and rounding take, in passes forward and backward (docs/benchmarks.md)
+_FEEDBACK_PASSES = 2.5  # time for moments and rounding, in passes forward and backward (docs/benchmarks.md)
 
 
 class Options(BaseModel):
@@ -48,7 +48,8 @@ class Options(BaseModel):
     def demands(self, n_params: int) -> tuple[float, int]:
         """(floating-point operations, bytes beside the model's weights in torch) that rounding and tuning of ``n_params`` weights take.
 
-        6 operations a weight and token forward and backward, 2 forward; tuning holds what the factors multiply, float32, and the file.
+        A weight takes 6 operations a token forward and backward, and 2 forward. Tuning holds the file, and in float32 the weights without
+        their factors.
         """
         operations, n_bytes = 0.0, 0
         if self.rounding == "feedback":
