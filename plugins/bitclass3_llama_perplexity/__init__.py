@@ -1,6 +1,6 @@
-"""Evaluation by stock llama-perplexity: what llama.cpp's users will see, the quantization of its activations included.
+"""Evaluation by stock llama-perplexity: what llama.cpp's users will see, with its quantization of activations.
 
-It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near its floor (about 5e-4).
+It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near the floor of that (about 5e-4).
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ from bitclass3_llama_perplexity.program import Perplexity, find
 
 
 class Options(BaseModel):
-    """Which llama.cpp, how much held-out text, and what becomes of the base logits."""
+    """The llama.cpp to use, how much held-out text, and where the base logits are kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,14 +46,14 @@ class Options(BaseModel):
     arguments: tuple[str, ...] = Field((), description="more arguments for llama-perplexity, such as --flash-attn, off")
 
     def for_program(self) -> tuple[str, ...]:
-        """The arguments that every run of llama-perplexity gets."""
+        """The arguments of every run of llama-perplexity."""
         threads = ("-t", str(self.threads)) if self.threads else ()
         layers = ("-ngl", str(self.gpu_layers)) if self.gpu_layers >= 0 else ()
         return ("-c", str(self.n_ctx), *threads, *layers, *self.arguments)
 
 
 def _check_models(reference: Model, candidates: list[Model]) -> int:
-    """Size of the vocabulary that all share. Raises ModelFileError for what llama-perplexity cannot compare."""
+    """The size of the vocabulary of all models. Raises ModelFileError for models that llama-perplexity cannot compare."""
     for model in (reference, *candidates):
         check_is_model(model)
         if model.metadata.get("tokenizer.ggml.add_eos_token"):
@@ -82,7 +82,7 @@ def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
 def bitclass3_evaluate(
     reference: Model, candidates: list[Model], corpus: Corpus, options: Options, progress: Progress
 ) -> list[Evaluation]:
-    """Every candidate against one base of the reference's log-probabilities, in the folder of the first candidate."""
+    """Measure every candidate against one file of the reference's log-probabilities, in the folder of the first candidate."""
     n_vocab = _check_models(reference, candidates)
     program = Perplexity(find(options.llama_cpp), options.for_program())
     n_chunks = wanted_chunks(options.n_chunks, options.relative_error, options.n_ctx)
