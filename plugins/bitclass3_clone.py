@@ -28,7 +28,7 @@ class Options(BaseModel):
 
     file: Path | None = Field(None, description="a GGUF (any file of a split) or a tensor-type file of llama-quantize")
     over_budget: Literal["lower", "refuse"] = Field(
-        "lower", description="types that take too much: lower those that cost least, or refuse"
+        "lower", description="if the types take more than the budget: lower those that cost least, or refuse"
     )
 
 

@@ -43,15 +43,18 @@ class Options(BaseModel):
     relative_error: float = Field(
         0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows"
     )
-    min_rows: int = Field(128, ge=2, description="rows measured at least; tensors of up to twice as many are measured whole")
-    whole_weights: int = Field(1 << 19, ge=0, description="tensors of up to so many weights are measured whole")
+    min_rows: int = Field(
+        128, ge=2, description="least number of rows to measure; tensors with at most twice as many are measured whole"
+    )
+    whole_weights: int = Field(1 << 19, ge=0, description="tensors of at most this many weights are measured whole")
     seed: int = 0
     activations: Literal["cpu", "gpu", "none"] = Field(
-        "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
+        "cpu",
+        description="add the cost of rounding a product's inputs: cpu as ggml does there, gpu with blocks of 32 throughout, none",
     )
     rounding: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
-        description="the *.rounding.json of an export with feedback: price each tensor with what that left of its error",
+        description="the *.rounding.json of an export with feedback: count only the share of each tensor's error that it left",
     )
 
     @field_validator("rounding", mode="before")

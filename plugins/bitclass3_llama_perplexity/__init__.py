@@ -37,7 +37,7 @@ class Options(BaseModel):
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     n_ctx: int = Field(512, ge=16, description="tokens a chunk; the second half of each is scored")
-    n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error takes")
+    n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error needs")
     relative_error: float = Field(0.03, gt=0, lt=1, description="wanted standard error of the mean KLD, as a share of it")
     folder: Path | None = Field(None, description="where evaluation/ with the base logits lies; unset: beside the first candidate")
     keep_base: bool = Field(False, description="keep the reference's log-probabilities (gigabytes) for the next evaluation")
