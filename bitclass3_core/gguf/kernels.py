@@ -1,6 +1,6 @@
-"""ggml's own quantization kernels, called by ctypes: the same functions that llama-quantize calls.
+"""ggml's own quantization kernels, by ctypes: what llama-quantize calls, block for block.
 
-The library is ``libggml-base`` of the llama.cpp that ``$LLAMA_CPP_DIR`` points at, if there is one, else that of the PyPI
+The library is ``libggml-base`` of the llama.cpp that ``$LLAMA_CPP_DIR`` points at, if there is one, else the one in the PyPI
 package ``libggml-python``. The kernels release the GIL, so rows can be quantized in parallel by plain threads.
 """
 

@@ -86,7 +86,7 @@ def _managed(name: str) -> Path | None:
 
 
 def _candidates(names: tuple[str, ...], folder: Path | None) -> Iterator[tuple[str, Path | None, Origin]]:
-    """Each name at each place, in the order of search: all names at the first place, then at the next."""
+    """Each name at each place, in the order in which they count: the place before the name."""
     environment = os.environ.get("LLAMA_CPP_DIR")
     if folder:
         yield from ((name, _below(name, folder), "option") for name in names)

@@ -1,7 +1,7 @@
 """The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix.
 
-With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats (``feedback.py``). With ``tuning_steps`` it
-tunes the scales of all rounded tensors together (``tuning.py``). A stock mix is always written as llama-quantize would write it.
+With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats: see ``feedback.py``; with ``tuning_steps`` the
+scales of what was rounded are tuned together: see ``tuning.py``. A stock mix is written as llama-quantize would, whatever the options.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -38,9 +38,9 @@ def write_file(
     progress: Progress,
     rounded: RoundedTensors | None = None,
 ) -> list[Path]:
-    """Write ``out/stem.gguf``: each tensor as it is in ``rounded``, else quantized by ggml's kernel.
+    """Write ``out/stem.gguf``: each tensor as it was ``rounded`` before, else by ggml's kernel.
 
-    Raises UnusableTypeError or ModelFileError with the tensor's name if it cannot be quantized.
+    Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized.
     """
     path = out / f"{stem}.gguf"
     require_room(out, file_bytes(model, allocation.qtypes), path.name)
@@ -72,7 +72,7 @@ def bitclass3_export(
     options: Options,
     progress: Progress,
 ) -> list[Path]:
-    """Write ``out/stem.gguf``, rounded as the options say; after feedback and tuning also a file with their gains."""
+    """Write ``out/stem.gguf``, rounded as the options say; after feedback and tuning also what they gained."""
     with_feedback, is_tuned = options.rounding == "feedback", options.tuning_steps > 0
     if allocation.solver == "stock" or not (with_feedback or is_tuned):
         return write_file(model, allocation, sensitivity, out, stem, options, progress)

@@ -1,7 +1,7 @@
-"""Compiled loops of ``feedback.py``: they choose codes column by column in a block of columns, which no matrix product can do.
+"""Codes chosen column by column inside a block of columns: the loops of ``feedback.py`` that no matrix product can do, compiled.
 
-Arrays are float32 and C-contiguous: weights of rows [n, w], ``step`` and ``offset`` of each weight [n, w], and a square block [w, w] of
-a matrix that all rows share. The loops release the GIL, as each thread rounds a tensor of its own.
+Arrays are float32, C-contiguous: weights of rows [n, w], ``step`` and ``offset`` of each [n, w], a square block [w, w] of what the rows share.
+The lock of the interpreter is given up meanwhile: each thread rounds a tensor of its own.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from bitclass3_core.model import FloatArray
 
 @njit(inline="always")  # type: ignore[untyped-decorator]
 def _nearest(scaled: np.float32, largest: np.float32, table: FloatArray) -> tuple[np.float32, np.float32]:
-    """(code, its value) nearest to ``scaled``. ``table`` has the ascending values of the codes; it is empty if a code is its own value."""
+    """(code, its value) nearest to ``scaled``; ``table`` ascends, and is empty where codes are their own values."""
     if len(table) == 0:
         code = np.rint(min(max(scaled, np.float32(0)), largest))
         return code, code
@@ -38,9 +38,9 @@ def set_codes(
     rounded: FloatArray,
     errors: FloatArray,
 ) -> None:
-    """Set ``codes`` and ``rounded`` to the values nearest to ``left``, and pass each column's error on to later columns by ``u``.
+    """Set ``codes`` and ``rounded`` to what is nearest to ``left``, each column's error taken up by those after it, as ``u`` says.
 
-    ``errors`` gets each column's error over the diagonal of ``u``. ``left`` is overwritten.
+    ``errors`` get each column's error over ``u``'s diagonal; ``left`` is used up.
     """
     n, w = left.shape
     for i in range(n):
@@ -66,9 +66,9 @@ def improve_codes(
     table: FloatArray,
     codes: FloatArray,
 ) -> None:
-    """Set each code to the best one given all others, column after column; the cost of an error d is d a d^T.
+    """Set each code to the best one given all others, column after column, where an error d costs d a d^T.
 
-    ``slope`` is half the gradient of that cost at ``rounded``. All three are changed in place.
+    ``slope`` is half that cost's gradient at ``rounded``; both are changed along with ``codes``.
     """
     n, w = rounded.shape
     for i in range(n):

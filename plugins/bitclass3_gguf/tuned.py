@@ -1,4 +1,4 @@
-"""Tunes the scales of a file's tensors: takes them as they were rounded, and keeps the result on disk until the file is written."""
+"""A file's tensors with their scales tuned: gathered as they were rounded, kept on disk until the file is written."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from bitclass3_gguf.tuning import N_JUDGED, tune_scales
 
 
 def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
-    """The place of the tuned tensors on disk: beside the rounded ones that they are made from."""
+    """Where the tuned tensors are kept: beside those that they were made from."""
     parts = {"rounded": rounded.digest, "steps": options.tuning_steps, "rate": options.tuning_rate}
     return RoundedTensors(rounded.folder, digest_of(parts))
 
@@ -29,7 +29,7 @@ def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
 def _gathered(
     model: Model, qtypes: Mapping[str, QType], sensitivity: Sensitivity, rounded: RoundedTensors, options: Options
 ) -> dict[str, Bytes]:
-    """The bytes of every quantized tensor: as it was rounded before, else quantized by ggml's kernel."""
+    """The bytes of every quantized tensor: as it was rounded before, else by ggml's kernel."""
     found: dict[str, Bytes] = {}
     with ThreadPoolExecutor(default_threads(options.threads)) as pool:
         for name, q in qtypes.items():
@@ -48,10 +48,10 @@ def tune_rounded(
     options: Options,
     progress: Progress,
 ) -> tuple[RoundedTensors, TuningGain | None]:
-    """All quantized tensors, those of ``rounded`` and the others, with tuned scales if that gains; and what it gained.
+    """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains; and what it gained.
 
-    All are in memory twice: quantized, and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
-    type, ModelFileError for too little text, and the torch loader's errors if there is no HF folder.
+    All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
+    type, ModelFileError for too little text, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.loading import load_torch_model
     from bitclass3_torch.tokens import token_chunks
@@ -70,13 +70,13 @@ def tune_rounded(
     data = _gathered(model, qtypes, sensitivity, rounded, options)
     tuned = tune_scales(loaded, architecture, data, qtypes, chunks, options.tuning_steps, options.tuning_rate, progress)
     progress.say(tuned_line(tuned.gain))
-    save_gains(kept.gain_path("tuning"), {}, tuned.gain)  # first, so that all is there once the last tensor is
+    save_gains(kept.gain_path("tuning"), {}, tuned.gain)  # first: where the last tensor is, all is there
     for name in qtypes:
         kept.save(name, tuned.data[name])
     return kept, tuned.gain
 
 
 def tuned_line(gain: TuningGain) -> str:
-    """A line for the terminal: what the tuning gained."""
+    """What the tuning gained, for the terminal."""
     line = f"scales tuned: KLD {gain.before:.4f} before, {gain.after:.4f} after, on calibration text that they were not tuned on"
     return line if gain.is_kept else f"{line}; left as they were"

@@ -1,11 +1,11 @@
-"""Tunes block scales to what the whole model predicts, after every weight has its code.
+"""Block scales tuned to what the whole model predicts, after every weight has its code.
 
-Rounding sees one tensor at a time, and to second order. Tuning sees what all errors together do to the predictions. With all tensors
-quantized, it takes the gradient of the divergence from the source's predictions, and changes the half-precision factors of the blocks
-(one for 256 weights or 32) by Adam (Kingma and Ba 2015). Codes, types and size stay. EfficientQAT's second phase (Chen et al. 2024)
-trains the steps of fixed codes end to end in this way; here the changes are relative, so that one rate fits all tensors.
+Rounding looks at one tensor at a time and to second order. What all errors together do to the predictions is seen here: the gradient of
+the divergence from the source's predictions, with all tensors quantized, moves the half-precision factors of the blocks, one for 256
+weights or 32, by Adam (Kingma and Ba 2015). Codes, types and size stay. As in EfficientQAT's second phase (Chen et al. 2024), which
+trains the steps of fixed codes end to end; here relative to what they were, so that one rate fits all tensors.
 
-A few chunks are left out to judge the result: if they do not gain, the scales stay as they were.
+A few chunks are left out to judge by: where they do not gain, the scales stay as they were.
 """
 
 import math
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from bitclass3_torch.loading import TorchModel
     from bitclass3_torch.places import TorchPlace
 
-WARM_UP = 5  # steps in which the rate rises to its full value
-N_JUDGED = 4  # chunks that are left out to judge the result
+WARM_UP = 5  # steps until the rate is whole
+N_JUDGED = 4  # chunks that are left out
 BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The tensors' bytes, and the divergence on the chunks that were left out, before and after."""
+    """The tensors' bytes, and the divergence on the chunks left out before and after."""
 
     data: Mapping[str, Bytes]
     gain: TuningGain
 
 
 class _Tensor:
-    """One tensor: what each of its factors adds to the weights, and each factor's relative change [n_rows, n_blocks]."""
+    """One tensor: what its factors multiply, and each factor's relative change [n_rows, n_blocks]."""
 
     def __init__(self, name: str, q: QType, data: Bytes, place: "TorchPlace", device: "torch.device") -> None:
         import torch
@@ -58,12 +58,12 @@ class _Tensor:
         return values.reshape(len(values), -1, self.q.block_size)
 
     def weights(self) -> "torch.Tensor":
-        """The weights with the present factors, [n_rows, n_in]."""
+        """The weights with the factors as they are now, [n_rows, n_in]."""
         total = sum(self._blocks(part) * (1 + change)[..., None] for part, change in zip(self.parts, self.changes, strict=True))
         return total.reshape(self.parts[0].shape)  # type: ignore[union-attr]
 
     def add_gradient(self, gradient: "torch.Tensor") -> None:
-        """Add the gradient at the weights [n_rows, n_in] to the gradients of the relative changes."""
+        """Add what the gradient at the weights [n_rows, n_in] says of the changes."""
         for part, change in zip(self.parts, self.changes, strict=True):
             own = self._blocks(gradient * part).sum(-1)
             change.grad = own if change.grad is None else change.grad + own
@@ -74,7 +74,7 @@ class _Tensor:
 
 
 class _Tuner:
-    """All tensors of a loaded model; ``put`` sets its parameters by the present factors."""
+    """All tensors of a loaded model, whose parameters follow their factors."""
 
     def __init__(self, loaded: "TorchModel", architecture: Architecture, data: Mapping[str, Bytes], qtypes: Mapping[str, QType]):
         self._loaded, self._architecture = loaded, architecture
@@ -93,7 +93,7 @@ class _Tuner:
         ]
 
     def _taking(self, own: list[_Tensor]) -> Callable[["torch.Tensor"], None]:
-        """A hook that passes a parameter's gradient on and frees it, so that only one large gradient is in memory at a time."""
+        """A hook that hands a parameter's gradient on and frees it: never are the gradients of two large ones there."""
 
         def on_gradient(parameter: "torch.Tensor") -> None:
             if parameter.grad is not None:
@@ -117,7 +117,7 @@ class _Tuner:
             self._loaded.set_weight(tensor.name, tensor.weights(), self._architecture)
 
     def close(self) -> None:
-        """Remove the hooks."""
+        """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         for own in self._by_key.values():
@@ -125,7 +125,7 @@ class _Tuner:
 
 
 def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
-    """Whether it is a matrix, no stack, whose parameter has the GGUF's columns. An untied embedding is not: a text has few of its rows."""
+    """Matrices, no stacks, whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
     from bitclass3_torch.moments import has_plain_inputs
     from bitclass3_torch.statistics import EMBEDDING
 
@@ -144,8 +144,8 @@ def tune_scales(
     rate: float,
     progress: Progress,
 ) -> Tuned:
-    """The tensors with tuned scales; ``loaded`` must have the source's weights at the beginning. Of the two or more ``chunks``
-    [n_chunks, n_ctx] the first are left out to judge the result."""
+    """The tensors with tuned scales; ``loaded`` has the source's weights when this begins. Of the two or more ``chunks`` [n_chunks, n_ctx]
+    the first are to judge by."""
     import torch
     from bitclass3_torch.distilling import divergence, logits, predictions
 

@@ -1,4 +1,4 @@
-"""Rounds tensors in parallel: as many at a time as there are threads, or fewer if memory is short."""
+"""Tensors rounded side by side: as many at a time as there are threads, or as their memory allows."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,15 +9,13 @@ from typing import TypeVar
 from bitclass3_core.model import TensorInfo
 
 _Item = TypeVar("_Item")
-SLAB_ROWS = 2048  # so few that the weights stay in the processor's cache while column after column is rounded
-_SQUARE_BYTES = 4 + 4 + 2 * 8  # for each pair of columns: A, U, and two matrices in double precision while U is computed
-_WEIGHT_BYTES = (
-    8 * 4
-)  # for each weight in float32: weights, what is left of them, rounded ones, codes, steps, offsets, slopes, differences
+SLAB_ROWS = 2048  # a slab's weights stay in the processor's cache while column after column is rounded
+_SQUARE_BYTES = 4 + 4 + 2 * 8  # a column and column: A, U, and two matrices in double precision while U is made
+_WEIGHT_BYTES = 8 * 4  # weights, what is left of them, rounded ones, codes, steps, offsets, slopes, differences
 
 
 def working_bytes(info: TensorInfo, max_rows: int) -> int:
-    """Memory in bytes that rounding a tensor takes, beside its moments; ``max_rows`` is how many rows are rounded together."""
+    """Memory that the rounding of a tensor takes, beside its moments; ``max_rows`` are those that are rounded together."""
     n_rows = info.n_rows // info.n_experts
     together = n_rows <= max_rows and info.n_experts == 1
     held = n_rows if together else min(n_rows, SLAB_ROWS)
@@ -25,13 +23,13 @@ def working_bytes(info: TensorInfo, max_rows: int) -> int:
 
 
 def at_a_time(sizes: Mapping[str, int], memory_bytes: int, n_threads: int) -> dict[str, int]:
-    """For each tensor, how many of its size (``sizes`` has the bytes) may be in work at a time; those that keep all threads busy first."""
+    """How many tensors as large as each, which take ``sizes`` bytes, may be under way; those that keep all threads busy come first."""
     found = {name: max(1, min(n_threads, memory_bytes // max(size, 1))) for name, size in sizes.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def work_side_by_side(work: Callable[[_Item], None], items: Iterable[_Item], n_at_a_time: int) -> None:
-    """Work on the items as they come, few at a time: the moments of a whole group in their last form would take its memory twice."""
+    """Work on the items as they come, few at a time: all moments of a group in their last form would take its memory twice."""
     with ThreadPoolExecutor(n_at_a_time) as pool:
         under_way: deque[Future[None]] = deque()
         for item in items:
@@ -44,7 +42,7 @@ def work_side_by_side(work: Callable[[_Item], None], items: Iterable[_Item], n_a
 
 @contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """Limit torch's own threads while tensors are rounded in threads: more would wait for each other in thousands of small steps."""
+    """Torch's own threads while tensors are rounded in threads: more would wait for each other in thousands of small steps."""
     import torch
 
     before = torch.get_num_threads()

@@ -7,7 +7,7 @@ at all positions before it. The two factors have that matrix's own row and colum
     out_power_i = sum_j E[G_ij^2] / sum_t |x_t|^2        in_fisher_j proportional to sum_i E[G_ij^2], with the sum of in_power
 
 To square token by token, E[g_i^2 x_j^2], would leave out that an error adds up over positions, in attn_v most of all
-(docs/benchmarks.md, "Refinements of the allocation", says what is left then, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent,
+(``python -m benchmarks.refinements --only "token by token"`` says what is left then, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent,
 which they are not: all tokens attend to the first one, whose attn_v gets most of the gradient and has other inputs than the rest; and
 at a token whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNorm.
 
