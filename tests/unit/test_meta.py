@@ -91,6 +91,12 @@ def test_a_path_that_is_gone_would_be_found() -> None:
     assert PATH.findall(text) == ["bitclass3_core/gone.py", "docs/gone.md"]
 
 
+def test_the_page_of_rooms_names_every_room_and_no_other() -> None:
+    named = set(re.findall(r"^\| `(\w+)/` \|", (DOCS / "onboarding.md").read_text(), re.MULTILINE))
+    rooms = {folder.name for folder in (ROOT / "bitclass3_core").iterdir() if folder.is_dir() and not folder.name.startswith("_")}
+    assert named == rooms | {"plugins", "tests"}
+
+
 def test_every_error_class_is_documented_and_has_a_test_with_its_message() -> None:
     page = filled("reference/errors.md")
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
