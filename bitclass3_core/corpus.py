@@ -1,4 +1,4 @@
-"""Texts as documents, split by document into parts that share none."""
+"""Texts as documents, and their split into parts: no document is in two parts."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bitclass3_core.errors import ModelFileError
 
-EVALUATION_SHARE = 0.5  # of the documents, by hash, where only one list of files is given
+EVALUATION_SHARE = 0.5  # of the documents, in the order of their hashes, where one text is split in two
 MIN_DOCUMENT_CHARS = 4000  # plain text is cut at blank lines into documents of at least this many characters
-MAX_DOCUMENT_CHARS = 16_000  # where no blank line comes before, at the end of a line
+MAX_DOCUMENT_CHARS = 16_000  # a document that is longer is cut at the end of a line
 _BLANK_LINE, _LINE_END = re.compile(r"\n[ \t]*\n"), re.compile(r"\n")
 
 
@@ -27,10 +27,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Documents in parts that share none, each part in an order that mixes the domains.
+    """Documents in parts; no document is in two of them. The order of each part mixes the domains.
 
-    ``calibration`` is for the sensitivity, ``evaluation`` for the figures of the card. ``imatrix`` is for the weights of columns that
-    guide the rounding (those of ``calibration`` where it is empty), ``selection`` for choosing among candidates.
+    ``calibration`` is the text for the sensitivity, ``evaluation`` for the figures of the card, ``selection`` for choosing among
+    candidates. ``imatrix`` is the text for the columns' weights that guide the rounding; if it is empty, ``calibration`` gives them.
     """
 
     calibration: tuple[Document, ...]
@@ -40,11 +40,11 @@ class Corpus:
     selection: tuple[Document, ...] = ()
 
     def for_imatrix(self) -> "Corpus":
-        """The corpus whose calibration text is the imatrix's."""
+        """This corpus with the imatrix text as its calibration text."""
         return replace(self, calibration=self.imatrix, imatrix=())
 
     def for_selection(self) -> "Corpus":
-        """The corpus whose evaluation text is the one to choose candidates by."""
+        """This corpus with the selection text as its evaluation text."""
         return replace(self, evaluation=self.selection, selection=())
 
     @staticmethod
@@ -73,7 +73,7 @@ def _from_json_lines(path: Path, text: str) -> list[Document]:
 
 
 def _from_plain_text(path: Path, text: str) -> list[Document]:
-    """Cut at blank lines (they may hold spaces), at the end of a line where none comes: one big file can still be split by document."""
+    """The pieces between blank lines (which may hold spaces), so that one big file has several documents; long pieces end with a line."""
     documents, begin = [], 0
     while begin < len(text):
         least, most = begin + MIN_DOCUMENT_CHARS, begin + MAX_DOCUMENT_CHARS
@@ -105,7 +105,7 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def _mixed(documents: Iterable[Document]) -> tuple[Document, ...]:
-    """In the order of their hashes: domains mixed, the same on every machine."""
+    """The documents without doubles, sorted by hash: an order that mixes the domains and is the same on every machine."""
     unique = {doc.sha256: doc for doc in documents}
     return tuple(unique[key] for key in sorted(unique))
 
@@ -140,10 +140,11 @@ def load_corpus(
     split_selection: bool = False,
     split_imatrix: bool = False,
 ) -> Corpus:
-    """The corpus of these files; without ``evaluation`` the calibration files' documents are split in two by their hashes.
+    """The corpus of these files.
 
-    Without ``calibration`` there is none: an imatrix file may take its place. ``split_selection`` takes half of the evaluation
-    documents for the selection where no file is named for it, ``split_imatrix`` half of the calibration's for the imatrix.
+    Without ``evaluation`` half of the calibration documents are the evaluation text. Without ``calibration`` the corpus has no
+    calibration text: an imatrix file may take its place. If no file is named for them, ``split_selection`` takes half of the
+    evaluation documents as the selection text, and ``split_imatrix`` half of the calibration documents as the imatrix text.
 
     Raises ModelFileError for unusable files, for a document that stands in two parts, and for too few documents to split.
     """

@@ -15,7 +15,7 @@ from bitclass3_core.errors import Bitclass3Error, ModelFileError
 class Cost:
     """Predicted KLD contribution of one tensor at one type, its standard error (0 if every row was measured), and rows measured.
 
-    The cost is infinite where the tensor cannot have that type (its blocks come out as NaN).
+    The cost is infinite if the tensor cannot have that type, as its blocks come out as NaN.
     """
 
     cost: float
@@ -25,13 +25,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """``costs[tensor][qtype]``; ``in_nats`` is False where the sensitivity had no out_power (then costs only rank)."""
+    """``costs[tensor][qtype]``; ``in_nats`` is False if the sensitivity has no out_power: then costs say only which is larger."""
 
     costs: Mapping[str, Mapping[str, Cost]]
     in_nats: bool = True
 
     def multiplied(self, multipliers: Mapping[str, float]) -> "CostTable":
-        """The costs of the tensors that are named, and their errors, times a number each."""
+        """The table with each named tensor's costs and standard errors times its multiplier."""
         costs = {
             name: {q: Cost(cell.cost * factor, cell.se * factor, cell.n_rows) for q, cell in cells.items()}
             for name, cells in self.costs.items()
@@ -40,14 +40,14 @@ class CostTable:
         return CostTable(costs, self.in_nats)
 
     def total(self, qtypes: Mapping[str, str]) -> float | None:
-        """Predicted cost of a whole allocation; None if a cell was never measured, or cannot be."""
+        """Predicted cost of a whole allocation; None if a cell is missing or infinite."""
         cells = [self.costs.get(tensor, {}).get(q) for tensor, q in qtypes.items()]
         total = sum(cell.cost for cell in cells if cell) if all(cells) else math.inf
         return total if math.isfinite(total) else None
 
 
 class CostStore:
-    """Measured costs on disk, keyed by the fingerprint of all that they were made from; every tensor is committed as it is done."""
+    """Measured costs on disk, by the fingerprint of what they were made from; each tensor is saved as soon as it is done."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

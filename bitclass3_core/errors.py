@@ -4,10 +4,10 @@ Bitclass3Error            one line on the terminal, exit 1
 ├─ ConfigError            the pipeline or a flag is wrong, exit 2
 ├─ PluginError            a plugin is missing, broken or ambiguous
 │  ├─ ContractError       a plugin answered what its hook does not allow
-│  └─ CrashError          a plugin raised what is not for the user: its traceback is shown
+│  └─ CrashError          a plugin's code failed: its traceback is shown
 ├─ InfeasibleError        no allocation fits, exit 3
 ├─ ModelFileError         a model, GGUF, corpus or imatrix file cannot be used
-│  └─ UnusableTypeError    a tensor cannot be given that type: the run takes another and goes on
+│  └─ UnusableTypeError    a tensor cannot have that type: the run takes another and goes on
 └─ ToolchainError         llama.cpp is missing or failed
 """
 
@@ -50,7 +50,7 @@ class ModelFileError(Bitclass3Error):
 
 
 class UnusableTypeError(ModelFileError):
-    """A tensor cannot be given a type (its blocks come out as NaN, a kernel's assertion fails): the run takes another for it."""
+    """A tensor cannot have a type: its blocks come out as NaN, or a kernel's assertion fails. The run gives it another type."""
 
     def __init__(self, tensor: str, qtype: str, reason: str) -> None:
         super().__init__(f"{tensor or 'a tensor'} cannot be {qtype}: {reason}")
@@ -62,7 +62,7 @@ class ToolchainError(Bitclass3Error):
 
 
 class InterruptedRunError(Bitclass3Error):
-    """Ctrl-C: what was measured is kept."""
+    """The user pressed Ctrl-C; what was measured is kept."""
 
     exit_code = 130  # what shells expect
 

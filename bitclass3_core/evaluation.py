@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_CHUNKS = 8  # fewer chunks give no usable spread between chunks: then the standard error is that of independent tokens
-MAX_GROUPS = 16  # groups of chunks whose means are kept where the tokens' values are not known
+MIN_CHUNKS = 8  # with fewer chunks their spread says little: the standard error is then that of independent tokens
+MAX_GROUPS = 16  # groups of chunks whose mean KLD is kept, if an evaluator does not know the KLD of each token
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Divergence of a candidate's next-token distributions from the reference's, in nats per scored token.
 
-    ``token_kld`` keeps every scored token's KLD [n_tokens] (chunk after chunk, ``n_chunks`` equal ones), for paired comparisons.
-    Standard errors are between chunks: tokens of one chunk are not independent.
-    An evaluator that knows no token's value keeps ``group_kld`` [n_groups] instead: the mean KLD of each group of chunks that
-    ``group_bounds`` makes of ``n_chunks``. ``ln_ppl_ratio`` is ln(ppl / reference_ppl), its error paired; ``rms_dp`` the root mean
-    square change of the probability of the text's token, as a share; None where an evaluator does not state them. ``figures`` holds
-    all else that it states, under its own names: (value, its own standard error or None). ``tensor_kld`` is the mean KLD of the
-    reference with a single tensor of the candidate, for tensors that were probed.
+    ``token_kld`` [n_tokens] is the KLD of every scored token, for paired comparisons: ``n_chunks`` equal chunks, one after the other.
+    Standard errors come from the spread between chunks: tokens of one chunk are not independent.
+    An evaluator that does not know the KLD of each token gives ``group_kld`` [n_groups] instead: the mean KLD of each group of
+    chunks that ``group_bounds(n_chunks)`` names. ``ln_ppl_ratio`` is ln(ppl / reference_ppl), with its paired standard error.
+    ``rms_dp`` is the root mean square change of the probability of the text's token, as a share. Both are None if an evaluator does
+    not state them. ``figures`` holds all else that it states, under its own names: (value, its own standard error or None).
+    ``tensor_kld`` is, for each probed tensor, the mean KLD of the reference with that one tensor of the candidate.
     """
 
     candidate: str
@@ -50,26 +50,26 @@ class Evaluation:
     tensor_kld: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tokens."""
+        """All fields but ``token_kld``."""
         values = asdict(self)
         values.pop("token_kld")
         return values
 
 
 def standard_error(values: NDArray[np.floating[Any]], n_chunks: int) -> float:
-    """Standard error of the mean of ``values`` [n_tokens], from the spread of the means of its ``n_chunks`` equal chunks."""
+    """Standard error of the mean of ``values`` [n_tokens], from the spread of the means of ``n_chunks`` equal chunks."""
     if n_chunks >= MIN_CHUNKS and len(values) % n_chunks == 0:
         values = values.reshape(n_chunks, -1).mean(axis=1)
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def group_bounds(n_chunks: int) -> NDArray[np.int64]:
-    """Where groups of like numbers of consecutive chunks begin and end [n_groups + 1]: as many as chunks, at most ``MAX_GROUPS``."""
+    """The bounds [n_groups + 1] of groups of consecutive chunks, about equally large: one group a chunk, at most ``MAX_GROUPS``."""
     return np.asarray(np.linspace(0, n_chunks, min(n_chunks, MAX_GROUPS) + 1).round(), np.int64)
 
 
 def grouped_error(means: NDArray[np.float64], n_chunks: int) -> float:
-    """Standard error of the mean over all chunks, from the spread of the groups' means [n_groups]."""
+    """Standard error of the mean over all chunks, from the spread of the means of the groups [n_groups]."""
     if len(means) < 2:
         return float("nan")
     weights = np.diff(group_bounds(n_chunks)) / n_chunks
@@ -112,7 +112,7 @@ def summarize(
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | None:
-    """(mean KLD of ``a`` minus that of ``b``, its standard error) on the same tokens; None if they did not score the same ones."""
+    """(mean KLD of ``a`` minus that of ``b``, its standard error) on the same tokens; None if they did not score the same tokens."""
     if a.n_chunks != b.n_chunks:
         return None
     if a.token_kld is None or b.token_kld is None:
@@ -124,7 +124,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | Non
 
 
 def _grouped_difference(a: Evaluation, b: Evaluation) -> tuple[float, float] | None:
-    """The same from the means of groups of chunks, which only one and the same evaluator makes of the same tokens."""
+    """``paired_difference`` from the means of groups of chunks; None if the evaluators differ: they score other tokens."""
     if not a.group_kld or len(a.group_kld) != len(b.group_kld) or a.evaluator != b.evaluator:
         return None
     difference = np.asarray(a.group_kld, np.float64) - np.asarray(b.group_kld, np.float64)

@@ -25,7 +25,7 @@ def human_bytes(n_bytes: float) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name at the end of the block, after fsync; on an error it is removed.
+    """A temporary path beside ``path``; at the end of the block it is synced and renamed to ``path``, after an error removed.
 
     Raises Bitclass3Error when the disk is full.
     """
@@ -45,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _is_full_disk(error: OSError) -> bool:
-    """Whether the disk or the quota is full, or the file as large as it may be; numpy's ``tofile`` says so in words, without errno."""
+    """Whether the disk, the quota or the file itself is full; numpy's ``tofile`` says so in words, without errno."""
     short_write = error.errno is None and "requested and" in str(error)
     return short_write or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -72,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, read in pieces."""
+    """SHA-256 of a file's content; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
 

@@ -1,8 +1,8 @@
 """The extension surface: one hook a stage. Read this file first.
 
 A plugin is a module with one function, named after its hook and marked with ``bitclass3_core.hookimpl``: data in, frozen data
-out. It may leave out any argument that it does not use. Its ``options`` argument is annotated with a pydantic class; the core
-builds that from the pipeline's ``[stage] options`` and refuses unknown keys. The core checks every answer, and computes sizes and
+out. It may leave out any argument that it does not use. Its ``options`` argument is annotated with a pydantic class: the core
+makes one from the pipeline's ``[stage] options`` and refuses unknown keys. The core checks every answer, and computes sizes and
 costs itself.
 
     source -> estimate -> measure -> (budget) -> solve -> export -> evaluate -> report
@@ -24,8 +24,8 @@ from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.stages import Stages
 
-# The version of all that stands here and in the types that it names. A plugin says which one it is written for: BITCLASS3_API = 1.
-# It rises when a plugin would have to change: a hook or argument renamed or gone, a field of a type likewise. New ones do not raise it.
+# The version of the hooks here and of the types that they name. A plugin says which version it is written for: BITCLASS3_API = 1.
+# It rises when a plugin must change: a hook, an argument or a field of a type is renamed or gone. A new one does not raise it.
 API_VERSION = 1
 OLDEST_API = 1  # plugins for versions since this one still load
 
@@ -53,7 +53,7 @@ def bitclass3_estimate(
 def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QType, ...], options: Options) -> CostTable:
     """The error metric: the cost of every tensor of ``model`` at every type of ``qtypes`` that its rows accept.
 
-    Called with a view of one tensor at a time, from several threads: what was measured survives a kill.
+    It is called with one tensor at a time, from several threads, so that a killed run keeps what was measured.
     """
     raise NotImplementedError
 
@@ -64,7 +64,7 @@ def bitclass3_budget(
 ) -> Budget:
     """How many bytes the file's tensors may take.
 
-    ``level`` is the name that was asked for (``Q4_K_M``), if one was. A plugin that does not take the sensitivity is asked before
+    ``level`` is the level that the user asked for (``Q4_K_M``), or None. A plugin that does not take the sensitivity is called before
     anything is computed.
     """
     raise NotImplementedError
@@ -105,5 +105,5 @@ def bitclass3_evaluate(
 
 @hookspec(firstresult=True)
 def bitclass3_report(run: Run, out: Path, options: Options) -> list[Path]:
-    """Write something for people from a finished run; returns the files that it wrote into ``out``."""
+    """Write a report of a finished run into ``out``; returns the files that it wrote."""
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Bytes: what a GGUF with a given allocation weighs, and how many bytes a budget leaves for the tensors."""
+"""Bytes: the size of a GGUF with a given allocation, and how many bytes a budget leaves for the tensors."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _UNITS = {
 class Budget:
     """At most ``data_bytes`` for all tensors of the file, alignment included; ``label`` names it in file names and tables.
 
-    ``file_bytes`` is what the whole file may take, where the user said so.
+    ``file_bytes`` is what the whole file may take, if the user gave a size of the file.
     """
 
     data_bytes: int

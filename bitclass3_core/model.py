@@ -35,27 +35,27 @@ class TensorInfo:
 
     @property
     def n_in(self) -> int:
-        """Weights in a row."""
+        """Number of weights in a row."""
         return self.shape[-1]
 
     @property
     def n_rows(self) -> int:
-        """Rows, those of all experts together."""
+        """Number of rows; a stack counts the rows of all its experts."""
         return prod(self.shape[:-1])
 
     @property
     def n_params(self) -> int:
-        """Weights."""
+        """Number of weights."""
         return prod(self.shape)
 
     @property
     def n_experts(self) -> int:
-        """Matrices in the stack; 1 for a plain one."""
+        """Number of matrices in the stack; 1 for a single matrix."""
         return self.shape[0] if len(self.shape) == 3 else 1
 
     @property
     def block(self) -> int | None:
-        """Number of the block (layer), None outside of one."""
+        """Number of the block (layer); None for a tensor outside of the blocks."""
         match = _BLOCK.match(self.name)
         return int(match[1]) if match else None
 
@@ -117,14 +117,14 @@ class Model(Protocol):
         """Changes when the model's content changes."""
 
     def read(self, name: str, rows: Rows = None) -> FloatArray:
-        """Rows of one tensor as float32 [n, n_in] (experts stacked); all of them unless told. Raises ModelFileError on NaN or Inf."""
+        """Float32 rows [n, n_in] of one tensor, experts stacked; all rows if ``rows`` is None. Raises ModelFileError on NaN or Inf."""
 
     def read_raw(self, name: str) -> NDArray[np.uint8]:
         """The tensor's bytes as they are stored."""
 
 
 class OneTensor:
-    """A view of a model that has a single tensor: what the measure hook gets to see."""
+    """A view of a model that has a single tensor; the measure hook is called with it."""
 
     def __init__(self, model: Model, name: str) -> None:
         self._model = model
@@ -145,11 +145,11 @@ class OneTensor:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How a ggml tensor is cut out of one HF parameter: for those that HF keeps fused, stacked or transposed.
+    """How a ggml tensor is cut out of one HF parameter that is fused, stacked or transposed.
 
     The parameter is the first of ``stems`` (with ``.weight`` or without) that the HF model has. It is reshaped to ``shape`` if that is
-    given, its last two axes change places if ``transposed``, then ``rows`` are taken of the last axis but one and ``columns`` of the
-    last, each an index array or a slice. Where the conversion multiplies, ``scale`` is the factor of the tensor or of each of its rows.
+    given. Its last two axes change places if ``transposed``. Then ``rows`` selects from the last axis but one, and ``columns`` from
+    the last; each is an index array or a slice. The conversion multiplies the tensor, or each of its rows, with ``scale``.
     """
 
     stems: tuple[str, ...]
@@ -165,9 +165,9 @@ class Architecture:
     """What must be known of a model family to allocate types for it.
 
     ``hf_stems[ggml name]`` are the names (without ``.weight``) under which HF models keep that tensor, likeliest first.
-    ``places[ggml name]`` says more where the HF parameter is not the tensor itself.
-    ``row_order`` and ``column_order`` hold, where the conversion to GGUF permutes, the index arrays with
-    ``gguf[i, j] == hf[row_order[i], column_order[j]]``, hf being the parameter or what its place cuts out of it.
+    ``places[ggml name]`` says how the tensor is cut out of its HF parameter, where it is not the whole parameter.
+    ``row_order`` and ``column_order`` are index arrays for tensors whose rows or columns the conversion to GGUF permutes:
+    ``gguf[i, j] == hf[row_order[i], column_order[j]]``, where ``hf`` is the parameter, or the part of it that its place names.
     ``floors[ggml name]`` is the smallest qtype (by bpw) that an allocation may give.
     """
 
@@ -181,5 +181,5 @@ class Architecture:
 
 
 def total_params(model: Model) -> int:
-    """Weights of the whole model: the denominator of bpw."""
+    """Number of weights of the whole model: the denominator of bpw."""
     return sum(info.n_params for info in model.tensors.values())

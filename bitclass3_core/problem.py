@@ -16,7 +16,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tensors that get one type together (mostly just one), with their choices: bytes rise, costs fall, none dominated.
+    """Tensors that share a type (mostly just one), and their choices: from one to the next bytes rise and costs fall.
 
     Bytes on the GPU never fall from one choice to the next: each tensor's bytes rise with its bits per weight.
     """
@@ -30,8 +30,8 @@ class Group:
 class Problem:
     """Pick one choice for each group: minimal total cost, total bytes at most ``budget_bytes``.
 
-    The bytes of tensors that are never quantized are already taken off the budget. Where ``gpu_budget_bytes`` is a number,
-    the choices' ``gpu_bytes`` may not exceed that either.
+    The bytes of tensors that are never quantized are already taken off the budget. If ``gpu_budget_bytes`` is a number, the total of
+    ``gpu_bytes`` may not exceed it.
     """
 
     groups: tuple[Group, ...]
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How good the solver knows its answer to be: no answer costs less than ``bound``; ``gap`` is (cost - bound) / cost."""
+    """What the solver proved of its answer: no answer costs less than ``bound``; ``gap`` is (cost - bound) / cost."""
 
     bound: float
     gap: float

@@ -24,7 +24,7 @@ class Progress(Protocol):
         """A line worth keeping."""
 
     def warn(self, line: str) -> None:
-        """A line that must be seen, also with --quiet."""
+        """A line that the user must see, with --quiet too."""
 
 
 class Silent:
@@ -78,7 +78,7 @@ class Plain:
             self._print(f"{self._label}: {share:.0%}, ETA {eta(now - self._begin, self._done, self._total)}")
 
     def end(self) -> None:
-        """Nothing to tear down: the pipeline says what the stage came to."""
+        """Nothing to do: the pipeline says the result of the stage."""
 
     def say(self, line: str) -> None:
         if not self._quiet:

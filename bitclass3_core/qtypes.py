@@ -17,7 +17,7 @@ WRITABLE_QTYPES = (
 _K = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 _LEGACY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 MENUS = {
-    # Of use between 2.6 and 8.5 bpw on every back end, if not always at full speed.
+    # Useful between 2.6 and 8.5 bpw; every back end runs them, though not always at full speed.
     "default": (
         *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL"),
         *("Q4_0", "Q4_1", "Q5_0", "Q5_1"),
@@ -34,7 +34,7 @@ MENUS = {
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 
-# ggml on a CPU rounds a product's inputs to 8 bits, with one scale for so many columns (ggml-cpu.c, vec_dot_type).
+# Columns that share a scale where ggml's CPU back end rounds the inputs of a product to 8 bits (ggml-cpu.c, vec_dot_type).
 ACTIVATION_BLOCKS = {"Q8_K": 256, "Q8_0": 32}
 
 
@@ -54,12 +54,12 @@ class QType:
 
     @property
     def is_float(self) -> bool:
-        """True for F32, F16 and BF16: stored as they are, nothing is lost beyond the mantissa."""
+        """True for F32, F16 and BF16: nothing is lost but digits of the mantissa."""
         return self.name in FLOAT_QTYPES
 
 
 def activation_format(q: QType) -> str | None:
-    """The format to which ggml's CPU back end rounds the inputs of a product with weights of that type; None where it keeps them."""
+    """The format to which ggml's CPU back end rounds the inputs of a product with weights of that type; None if it keeps them."""
     if q.is_float:
         return None
     return "Q8_K" if q.block_size == ACTIVATION_BLOCKS["Q8_K"] else "Q8_0"  # Q8_1 has the same step as Q8_0
@@ -67,7 +67,7 @@ def activation_format(q: QType) -> str | None:
 
 @cache
 def qtype(name: str) -> QType:
-    """The type of that ggml name, in any case (``q4_k`` is ``Q4_K``).
+    """The type with that ggml name, in upper or lower case (``q4_k`` is ``Q4_K``).
 
     Raises ConfigError for a name that gguf does not know.
     """
@@ -83,7 +83,7 @@ def qtype(name: str) -> QType:
 def menu(names: str | Iterable[str]) -> tuple[QType, ...]:
     """The types of a menu (``"default"``, ``"k"``, ``"cpu"``, ``"all"``) or of a list of names, without doubles, smallest first.
 
-    Raises ConfigError for an unknown menu or type, and for one that cannot be written.
+    Raises ConfigError for an unknown menu or type, for a type that cannot be written, and for an empty list.
     """
     if isinstance(names, str):
         if names not in MENUS:

@@ -18,7 +18,7 @@ class Candidate:
     """One file that a run made or compares: its allocation, sizes, predicted cost, and what was measured of it."""
 
     name: str
-    kind: str  # "ours", "stock", "variation" (what only stood for selection), or "compared" (a file that no run made)
+    kind: str  # "ours", "stock", "variation" (a candidate of a selection), or "compared" (a file that no run made)
     allocation: Allocation
     path: Path | None
     file_bytes: int
@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A candidate for shipping as the selection text saw it; ``difference`` is its mean KLD minus the winner's, paired, with its SE."""
+    """One candidate of a selection; ``difference`` is its mean KLD on the selection text minus the winner's, paired, with its SE."""
 
     name: str
     how: str  # "ours", "fitted", the name of a variation, "stock Q4_K_S"
@@ -43,7 +43,8 @@ class Contender:
 class Selection:
     """What was measured to choose the file that ships: all candidates, the winner first.
 
-    ``multipliers`` are those of each role's costs that measured mixes gave, where any were measured: ``fitted`` was solved with them.
+    ``multipliers`` are the cost multipliers by role, fitted on measured mixes; the candidate ``fitted`` was solved with them. Empty if
+    no mixes were measured.
     """
 
     contenders: tuple[Contender, ...]
@@ -52,7 +53,7 @@ class Selection:
 
     @property
     def winner(self) -> Contender:
-        """The one that ships."""
+        """The candidate that ships."""
         return self.contenders[0]
 
     @property
@@ -63,10 +64,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of a ladder: what was asked, the candidate that came of it, or why none did.
+    """A level of a ladder: what was asked, and the candidate that was made, or the error if none was.
 
-    ``asked_bytes`` are those of all tensors; ``baseline`` names the stock mix that it was measured beside, ``difference`` is its mean
-    KLD minus that mix's, paired, with its SE.
+    ``asked_bytes`` is the budget for all tensors. ``baseline`` names the stock mix to compare with. ``difference`` is the candidate's
+    mean KLD minus the stock mix's, paired, with its SE.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a run knows: ``candidates`` has this run's own file first, then the stock mix, then earlier targets in the folder."""
+    """Everything that a run knows; ``candidates`` has this run's own file first, then the stock mix, then files of earlier targets."""
 
     model: Model
     architecture: Architecture
@@ -94,11 +95,13 @@ class Run:
     timings: Mapping[str, float]
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # paired: ours minus that candidate, with its SE
+    differences: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # mean KLD of ours minus that candidate's, paired, with its SE
     problem: Problem | None = None  # what the solver was given
-    unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (tensor, qtype) that failed when written: the reason
-    selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the candidate that was chosen
-    levels: tuple[Level, ...] = ()  # of a ladder, in the order that was asked for; ``ours`` is then the recommended one
+    unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # the reason by (tensor, qtype) that could not be written
+    selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the file that ships
+    levels: tuple[Level, ...] = ()  # of a ladder, in the order asked for; ``ours`` is then the recommended level
     constraints: tuple[str, ...] = ()  # pins, floors, menus, groups and the GPU's budget, in words
 
     @property

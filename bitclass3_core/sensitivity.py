@@ -15,11 +15,11 @@ from bitclass3_core.model import FloatArray, Model
 
 @dataclass(frozen=True, slots=True)
 class Powers:
-    """The diagonal Hessian's two factors: F_ij ~= out_power_i * in_fisher_j (METHODS: KL Hessian).
+    """The two factors of the Hessian's diagonal: F_ij ~= out_power_i * in_fisher_j (docs/explanation/kl-hessian.md).
 
-    ``in_power`` is E[x^2], the imatrix: [n_in], or [n_expert, n_in] for a stack. ``out_power`` is [n_rows] (all experts'), or None where
-    the estimator cannot know it (then every row counts the same and costs are not in nats). ``in_fisher``, of in_power's shape, has F's own
-    column sums, up to a factor; None where it is not known apart from in_power.
+    ``in_power`` is E[x^2], the imatrix: [n_in], or [n_expert, n_in] for a stack. ``out_power`` is [n_rows], over all experts. It is None if
+    the estimator cannot know it: then every row counts the same, and costs are not in nats. ``in_fisher`` has the shape of
+    ``in_power`` and the column sums of F, up to a factor. It is None if the estimator knows only ``in_power``.
     """
 
     in_power: FloatArray
@@ -28,20 +28,20 @@ class Powers:
 
     @property
     def in_factor(self) -> FloatArray:
-        """The columns' factor of F: in_fisher, or in_power where that is all that is known."""
+        """The factor of F by column: in_fisher, or in_power if that is all that is known."""
         return self.in_power if self.in_fisher is None else self.in_fisher
 
     def score(self) -> float:
-        """mean(H_diag) of the layer: the mean of in_power."""
+        """The mean of in_power over the columns."""
         return float(self.in_power.mean())
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSensitivity:
-    """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both where the head is tied.
+    """Powers of a tensor as a matrix product (``linear``), as a table that tokens look up (``lookup``), or both if the head is tied.
 
-    ``activation`` says what the rounding of its inputs costs, nats/token by format (``Q8_K``, ``Q8_0``), where the estimator knows.
-    ``columns`` are the kernel's weights where they come from a text of their own.
+    ``activation`` is what the rounding of the tensor's inputs costs, in nats/token by format (``Q8_K``, ``Q8_0``); empty if the
+    estimator does not know. ``columns`` are the quantization kernel's weights, if they come from another text than the powers.
     """
 
     linear: Powers | None = None
@@ -70,7 +70,7 @@ class Sensitivity:
     n_ctx: int
     corpus: str
     notes: tuple[str, ...] = ()
-    only_ranks: bool = False  # out_power, where there is one, tells rows apart but is not E[g^2]
+    only_ranks: bool = False  # out_power tells which rows matter more, but is not E[g^2]
 
     @property
     def in_nats(self) -> bool:
@@ -80,14 +80,14 @@ class Sensitivity:
         )
 
     def scores(self) -> dict[str, float]:
-        """hessian-diag's score of every linear: mean(in_power), normalised so that the largest is 1.0."""
+        """The score of every matrix product: mean(in_power), the largest is 1.0."""
         raw = {name: tensor.linear.score() for name, tensor in self.tensors.items() if tensor.linear is not None}
         largest = max(raw.values(), default=0.0)
         return {name: value / largest for name, value in raw.items()} if largest > 0 else raw
 
 
 def with_columns(sensitivity: Sensitivity, imatrix: Sensitivity) -> Sensitivity:
-    """``sensitivity`` with the kernels' weights of another estimate; a tensor that is only looked up keeps its own."""
+    """``sensitivity`` with the kernels' column weights of ``imatrix``; a tensor that is only looked up keeps its own."""
     tensors = {
         name: replace(tensor, columns=imatrix.tensors[name].imatrix) if tensor.linear and name in imatrix.tensors else tensor
         for name, tensor in sensitivity.tensors.items()
@@ -191,10 +191,10 @@ def _mean(vectors: Sequence[FloatArray]) -> FloatArray:
 def fill_missing(
     model: Model, quantizable: frozenset[str], known: Mapping[str, TensorSensitivity]
 ) -> tuple[dict[str, TensorSensitivity], tuple[str, ...]]:
-    """(every quantizable tensor's powers, notes that name the guessed ones).
+    """(powers of every quantizable tensor, notes that name the tensors whose powers are guessed).
 
-    A tensor without statistics gets the mean of its role's nearest neighbours; without any, the mean level of the whole model;
-    an embedding table counts its rows alike.
+    A tensor without statistics gets the mean over the two nearest tensors of its role and shape. If there are none, it gets the mean
+    level of the whole model. In an embedding table all rows then count the same.
     """
     filled = {name: known[name] for name in sorted(quantizable) if name in known}
     missing = sorted(quantizable - set(known))

@@ -1,8 +1,8 @@
-"""Budget ``bit-classes``: a level such as Q4_K_M becomes bytes by way of the model's own sensitivity.
+"""Budget ``bit-classes``: a level such as Q4_K_M becomes bytes by the model's own sensitivity.
 
-The score of a tensor, mean(E[x^2]) over its input channels with the largest of the model at 1.0, puts it into one of three classes;
-a level gives each class a bpw; the budget is what all tensors take at their class's bpw. So the same level gives a model with more
-sensitive weights more bits. Which types the tensors get within the budget is the solver's affair alone.
+The score of a tensor is mean(E[x^2]) over its input channels; the largest of the model is 1.0. The score puts the tensor into one of
+three classes. A level gives each class a bpw, and the budget is the size of all tensors at the bpw of their class. So the same level
+gives more bits to a model with more sensitive weights. The solver alone chooses the types within the budget.
 
 The defaults give 8.5, 6.0, 5.4, 4.8 and 3.6 bpw for Q8_0, Q6_K, Q5_K_M, Q4_K_M and Q3_K_S on a 9B Qwen3.5 whose keys and values are
 its most sensitive tensors (tests/unit/test_bit_classes.py).
@@ -36,7 +36,7 @@ LEVELS: dict[str, Bits] = {
 
 
 class Options(BaseModel):
-    """Where the classes begin, and the bits of every level."""
+    """The scores at which the classes begin, and the bits of every level."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,7 +70,7 @@ def bit_class(score: float | None, options: Options) -> int:
 
 
 def class_weights(model: Model, architecture: Architecture, scores: Mapping[str, float], options: Options) -> list[int]:
-    """Weights in each class, of the tensors that may be quantized."""
+    """Number of weights in each class, over the tensors that may be quantized."""
     weights = [0, 0, 0]
     for name in architecture.quantizable:
         weights[bit_class(scores.get(name), options)] += model.tensors[name].n_params
@@ -81,7 +81,7 @@ def class_weights(model: Model, architecture: Architecture, scores: Mapping[str,
 def bitclass3_budget(
     model: Model, architecture: Architecture, sensitivity: Sensitivity, level: str | None, options: Options
 ) -> Budget:
-    """The bytes of a level. Raises ConfigError for no level or an unknown one."""
+    """The budget of a level. Raises ConfigError if there is no level or an unknown one."""
     if level is None:
         raise ConfigError(f"no level; give --level NAME, known: {', '.join(options.levels)}")
     name = level.upper()

@@ -1,6 +1,6 @@
-"""The solver ``clone``: the types of another file or recipe on this model, lowered where the size asks for it.
+"""The solver ``clone``: gives this model the types of another file or recipe, and lowers some if the budget is too small.
 
-Where a tensor's rows cannot hold its type, it gets the nearest that they can. What differs from the file is said, tensor by tensor.
+If a tensor's rows cannot have its type, it gets the nearest type that fits. Remarks name every tensor that differs from the file.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _SHOWN = 4
 
 
 class Options(BaseModel):
-    """Whose types, and what to do where they take more than the budget."""
+    """The file to take types from, and what to do if they take more than the budget."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Path | None = Field(None, description="a GGUF (any file of a split) or a tensor-type file of llama-quantize")
     over_budget: Literal["lower", "refuse"] = Field(
-        "lower", description="types that take too much: lower those that cost least, or refuse"
+        "lower", description="if the types take more than the budget: lower those that cost least, or refuse"
     )
 
 
@@ -36,7 +36,8 @@ class Options(BaseModel):
 def bitclass3_solve(problem: Problem, model: Model, options: Options) -> Allocation:
     """The file's types; remarks say what differs.
 
-    Raises ModelFileError for a file that does not know this model's tensors, InfeasibleError where ``refuse`` was asked for.
+    Raises ModelFileError if the file does not name this model's tensors, InfeasibleError if ``over_budget`` is ``refuse`` and the types
+    take more than the budget.
     """
     if options.file is None:
         raise ConfigError("clone needs a file to take types from; give --set solve.options.file=OTHER.gguf")
@@ -56,7 +57,7 @@ def bitclass3_solve(problem: Problem, model: Model, options: Options) -> Allocat
 
 
 def _known(found: Mapping[str, str], names: list[str], file: Path) -> dict[str, str]:
-    """The types of ``names`` alone; all must be there."""
+    """The types of ``names``. Raises ModelFileError if one is missing."""
     missing = sorted(set(names) - set(found))
     if missing:
         more = f" and {len(missing) - 1} more of {len(names)} tensors" if len(missing) > 1 else ""
@@ -66,7 +67,7 @@ def _known(found: Mapping[str, str], names: list[str], file: Path) -> dict[str, 
 
 
 def _possible(group: Group, copied: Mapping[str, str], model: Model) -> Choice:
-    """The group's copied type (the largest of its tensors'), or the nearest that it can have; a group with one choice keeps that."""
+    """The group's copied type (the largest of its tensors), or the nearest that fits; a group with one choice keeps that."""
     if len(group.choices) == 1:
         return group.choices[0]
     infos = [model.tensors[name] for name in group.tensors]
@@ -79,14 +80,14 @@ def _possible(group: Group, copied: Mapping[str, str], model: Model) -> Choice:
 
 
 def _nearest(infos: list[TensorInfo], wanted: str, known: Mapping[str, Choice]) -> str:
-    """The type nearest in bits per weight that all rows accept and that can be written; among equals one that was worth a cost."""
+    """The writable type nearest in bits per weight that all rows accept; of equally near ones, one that has a cost."""
     possible = [q for q in (*menu("all"), qtype(infos[0].dtype)) if all(info.accepts(q) for info in infos)]
     bpw = qtype(wanted).bpw
     return min(possible, key=lambda q: (q.name != wanted, abs(q.bpw - bpw), q.name not in known, -q.bpw)).name
 
 
 def _lowered(problem: Problem, wanted: Mapping[str, Choice]) -> dict[str, Choice]:
-    """The cheapest choices within the budget, none larger than the wanted one."""
+    """The cheapest choices within the budget of which none is larger than the wanted one."""
     groups = []
     for group in problem.groups:
         most = wanted[group.name]

@@ -1,6 +1,6 @@
 """Falcon-H1: the conversion multiplies weights with the config's multipliers, which HF applies to activations.
 
-They stand in the HF folder's config only. Without that folder the factors are not needed: they say where HF keeps what the GGUF has.
+Only the config in the HF folder has them. Without that folder they are not needed, as they relate HF's parameters to the GGUF's tensors.
 """
 
 import json
@@ -50,7 +50,7 @@ def _places(model: Model, stems: Mapping[str, tuple[str, ...]]) -> dict[str, Pla
 
 
 def _scale(info: TensorInfo, config: _Config) -> float | FloatArray | None:
-    """The factor of a tensor, or of each of its rows; None if the conversion leaves it as it is."""
+    """The factor of a tensor, or of each of its rows; None if the conversion does not change the tensor."""
     if not info.name.endswith(".weight"):
         return None
     if info.role == "ssm_in":
@@ -59,7 +59,7 @@ def _scale(info: TensorInfo, config: _Config) -> float | FloatArray | None:
 
 
 def _input_scales(info: TensorInfo, config: _Config) -> FloatArray:
-    """ssm_in's factor of each row [n_rows]: gate, x, B, C and time steps have one each."""
+    """The factor of each row of ssm_in [n_rows]: gate, x, B, C and time steps have one factor each."""
     n_inner, n_state = config["mamba_d_ssm"], config["mamba_n_groups"] * config["mamba_d_state"]
     lengths = (n_inner, n_inner, n_state, n_state, info.n_rows - 2 * n_inner - 2 * n_state)
     factors = np.repeat(np.asarray(config["ssm_multipliers"], np.float32), lengths)

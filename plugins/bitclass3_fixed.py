@@ -57,9 +57,10 @@ def bitclass3_budget(model: Model, architecture: Architecture, options: Options)
 
 
 def _budget_for_vram(model: Model, options: Options) -> Budget:
-    """All weights are counted, though llama.cpp leaves an untied token_embd in main memory: what it takes depends on its type.
+    """The bytes that a GPU has for weights.
 
-    Raises InfeasibleError where nothing is left for weights.
+    An untied token_embd counts too: llama.cpp keeps it in main memory, but its size is not known before its type.
+    Raises InfeasibleError if nothing is left for weights.
     """
     vram, reserve = parse_size(str(options.fit_vram)), parse_size(options.vram_reserve)
     memory = memory_of(model, options.ctx, options.kv_type)

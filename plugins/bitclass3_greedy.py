@@ -1,4 +1,4 @@
-"""The greedy solver, a baseline: up the groups' convex hulls from the smallest choices, most cost saved per byte first."""
+"""The greedy solver, a baseline: from the smallest choices it takes the hull steps that save most cost per byte first."""
 
 import time
 
@@ -11,7 +11,7 @@ from bitclass3_core.problem import Allocation, Problem, allocation_of
 
 @hookimpl
 def bitclass3_solve(problem: Problem) -> Allocation:
-    """The allocation that the steepest steps lead to; its proof is the dual bound."""
+    """The allocation after the steepest steps that fit; its proof is the dual bound."""
     started = time.monotonic()
     tables = tables_of(problem)
     picks = climb(tables)
@@ -20,7 +20,7 @@ def bitclass3_solve(problem: Problem) -> Allocation:
 
 
 def climb(tables: Tables) -> Ints:
-    """Take every step that fits; a group whose next step does not fit stays where it is."""
+    """Take every step that fits; after a step that does not fit, its group takes no more."""
     picks = np.zeros(len(tables.costs), np.int64)
     room, gpu_room = tables.budget - tables.bytes_of(picks), tables.gpu_budget - tables.gpu_bytes_of(picks)
     gpu_bytes = np.zeros_like(tables.n_bytes) if tables.gpu_bytes is None else tables.gpu_bytes

@@ -1,6 +1,6 @@
-"""The Hessian diagonal of every layer's output error: in_power = E[x^2] by forward passes. It is what an imatrix holds.
+"""The Hessian diagonal of every layer's output error: in_power = E[x^2] by forward passes, as in an imatrix.
 
-Its normalised score says which tensors see large inputs; it cannot say what an error in their outputs costs (``kl-hessian`` can).
+Its normalised score says which tensors have large inputs. It cannot say what an error in their outputs costs; ``kl-hessian`` can.
 """
 
 from bitclass3_torch.estimating import EstimateOptions, estimate
@@ -16,5 +16,5 @@ from bitclass3_core.sensitivity import Sensitivity
 def bitclass3_estimate(
     model: Model, architecture: Architecture, corpus: Corpus, options: EstimateOptions, progress: Progress
 ) -> Sensitivity:
-    """in_power of every tensor; no out_power, so costs only rank."""
+    """in_power of every tensor; there is no out_power, so costs say only which is larger."""
     return estimate(model, architecture, corpus, options, progress, "hessian-diag", with_gradients=False)

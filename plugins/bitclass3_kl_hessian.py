@@ -1,6 +1,6 @@
-"""The KL Hessian in two vectors, one forward and one backward pass: the row and column sums of the Fisher matrix's diagonal.
+"""The KL Hessian as two vectors, by one forward and one backward pass: the row and column sums of the Fisher matrix's diagonal.
 
-They are those of the squared gradient of -log p(label), the label drawn from the model's own distribution: the costs that follow are in
+The diagonal is the mean squared gradient of -log p(label), where the label is drawn from the model's own distribution. So costs are in
 nats of KL divergence per token and can be compared across tensors. See ``bitclass3_torch/statistics.py``.
 """
 

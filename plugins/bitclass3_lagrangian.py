@@ -1,4 +1,4 @@
-"""The Lagrangian solver: the dual's choices, the bytes left over spent, then swaps. Milliseconds; the dual bound is the proof."""
+"""The Lagrangian solver: the dual's choices, then ``fill``, then ``swapped``. It needs milliseconds; its proof is the dual bound."""
 
 import time
 

@@ -25,6 +25,6 @@ def _row_orders(model: Model) -> dict[str, IndexArray]:
 
 
 def _interleaved_halves(n_rows: int, n_heads: int) -> IndexArray:
-    """Both halves of each head, row about: HF rotates row j with row j + half, ggml rotates neighbours."""
+    """Row indices that interleave the halves of each head: HF rotates row j with row j + half, ggml rotates neighbours."""
     order: IndexArray = np.arange(n_rows, dtype=np.int64).reshape(n_heads, 2, -1).swapaxes(1, 2).reshape(-1)
     return order

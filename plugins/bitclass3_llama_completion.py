@@ -1,4 +1,4 @@
-"""Report ``llama-completion``: stock llama.cpp loads the file and generates a few tokens, the shortest proof that it runs."""
+"""Report ``llama-completion``: stock llama.cpp loads the file and generates a few tokens, which shows that the file runs."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ _SPEED = re.compile(r"^.*\beval time = .*?([\d.]+) tokens per second", re.MULTIL
 
 
 class Options(BaseModel):
-    """What it is asked."""
+    """The prompt, and how the program runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

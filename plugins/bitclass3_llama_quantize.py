@@ -1,4 +1,4 @@
-"""The exporter that runs stock llama-quantize, and believes only what it reads back from the file."""
+"""The exporter that runs stock llama-quantize, and checks the types in the file that it wrote."""
 
 import os
 import re
@@ -23,12 +23,12 @@ from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, r
 PROGRAM = "llama-quantize"
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- ")
 _CONVERTING = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- [^\n]*converting to (\w+)")
-# What llama-quantize and ggml say when the weights of one tensor are the reason: a NaN in a block, a kernel's assertion.
+# What llama-quantize and ggml print if the weights of one tensor are the reason: a NaN in a block, a kernel's assertion.
 _TENSORS_FAULT = re.compile(r"validation failed|found nan|found inf|GGML_ASSERT|Missing importance matrix", re.IGNORECASE)
 
 
 class Options(BaseModel):
-    """Which llama.cpp, and how it runs."""
+    """The llama.cpp to use, and how it runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -106,7 +106,7 @@ def bitclass3_export(
 ) -> list[Path]:
     """Write ``out/stem.gguf`` (with ``keep_split`` as many files as the source has) with llama-quantize, and its tensor-type file.
 
-    Raises UnusableTypeError for the tensor whose weights it cannot hold in that type, ToolchainError for any other failure.
+    Raises UnusableTypeError if a tensor cannot have its type, ToolchainError for any other failure.
     """
     program = _find(options.llama_cpp)
     recipe = write_recipe(out, stem, with_kept(model, allocation.qtypes))

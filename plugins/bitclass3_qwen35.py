@@ -1,6 +1,7 @@
-"""Qwen3.5: the conversion to GGUF reorders the value heads of linear attention where there are more of them than key heads.
+"""Qwen3.5: the conversion to GGUF reorders the value heads of linear attention if there are more of them than key heads.
 
-HF keeps the value heads that share a key head side by side; GGUF goes round the key heads, because ggml repeats them that way.
+In HF the value heads that share a key head are neighbours. In GGUF neighbours belong to different key heads, in turn, because ggml
+repeats the key heads that way.
 """
 
 import numpy as np

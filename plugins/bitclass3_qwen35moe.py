@@ -1,4 +1,4 @@
-"""Qwen3.5 with experts: the orders of Qwen3.5's linear attention; the experts' place in HF is found by their values."""
+"""Qwen3.5 with experts: linear attention in the orders of Qwen3.5; where HF keeps the experts is found by comparing values."""
 
 from dataclasses import replace
 
@@ -11,6 +11,6 @@ from bitclass3_core.model import Architecture, Model
 @hookimpl
 def bitclass3_architecture(model: Model) -> Architecture:
     """Names, floors, and the orders of the value heads in linear attention."""
-    # By the module: a hook under a second name in this one would be a hook that nobody knows.
+    # Called by its module: imported by name, the hook would be in this module twice, under a name that pluggy does not know.
     dense: Architecture = bitclass3_qwen35.bitclass3_architecture(model=model)
     return replace(dense, name="qwen35moe")

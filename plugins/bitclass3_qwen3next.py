@@ -1,4 +1,4 @@
-"""Qwen3-Next: HF keeps query, key, value and gate of linear attention in one matrix, key head by key head; GGUF has two without that order."""
+"""Qwen3-Next: HF keeps linear attention's query, key, value and gate in one matrix, key head by key head; GGUF has two matrices."""
 
 import numpy as np
 

@@ -13,7 +13,7 @@ from bitclass3_core.problem import Allocation
 
 @hookimpl
 def bitclass3_export(model: Model, allocation: Allocation, out: Path, stem: str) -> list[Path]:
-    """Write ``stem.tensor_types.txt`` and ``stem.llama-quantize.sh``, which is run from the folder that it lies in."""
+    """Write ``stem.tensor_types.txt`` and ``stem.llama-quantize.sh``, which runs in its own folder."""
     recipe = write_recipe(out, stem, with_kept(model, allocation.qtypes))
     source = os.path.relpath(model.path, out)
     imatrix = "imatrix.gguf" if (out / "imatrix.gguf").is_file() else None

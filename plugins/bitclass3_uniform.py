@@ -1,4 +1,4 @@
-"""No calibration at all: every weight of the model counts the same. The baseline of estimators."""
+"""No calibration: every weight of the model counts the same. A baseline for estimators."""
 
 import numpy as np
 
@@ -18,5 +18,5 @@ def bitclass3_estimate(model: Model, architecture: Architecture) -> Sensitivity:
 
 
 def _columns(info: TensorInfo) -> tuple[int, ...]:
-    """Shape of in_power: llama-quantize wants a row for each expert of a stack."""
+    """Shape of in_power: llama-quantize needs one row for each expert of a stack."""
     return (info.n_experts, info.n_in) if len(info.shape) == 3 else (info.n_in,)

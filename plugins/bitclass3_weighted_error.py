@@ -2,11 +2,13 @@
 
     cost = 1/2 sum_i out_power_i sum_j in_fisher_j D_ij^2       D = dequantize(quantize(W, qtype, imatrix)) - W
 
-With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3), where F
-is the Fisher matrix, its diagonal taken as the product of the two. Large tensors are measured on a sample of rows, by the ratio of
-their errors to those of a fast type that is measured on every row: rows are alike in it (Cochran: Sampling Techniques, chapter 6).
-Rows without out_power, such as those of an embedding's tokens that the text does not have, cost nothing and are not measured.
-Where the estimator knows it, the cost of rounding the inputs to the format that goes with the type is added.
+With both vectors from the KL Hessian this is in nats per token: KL(p_W || p_{W+D}) = 1/2 vec(D)^T F vec(D) + O(|D|^3). F is the
+Fisher matrix; its diagonal is taken as the product of the two vectors.
+
+Large tensors are measured on a sample of rows. A fast type is measured on every row, and the ratio of the errors at the two types,
+which differs little between rows, is estimated from the sample (Cochran: Sampling Techniques, chapter 6). Rows without out_power,
+such as an embedding's rows of tokens that the text does not have, cost nothing and are not measured. If the estimator knows it, the
+cost of rounding the inputs to the format that goes with the type is added.
 """
 
 import hashlib
@@ -41,15 +43,18 @@ class Options(PluginOptions):
     relative_error: float = Field(
         0.02, ge=0, le=1, description="stop sampling rows at this standard error, relative to the cost; 0: all rows"
     )
-    min_rows: int = Field(128, ge=2, description="rows measured at least; tensors of up to twice as many are measured whole")
-    whole_weights: int = Field(1 << 19, ge=0, description="tensors of up to so many weights are measured whole")
+    min_rows: int = Field(
+        128, ge=2, description="least number of rows to measure; tensors with at most twice as many are measured whole"
+    )
+    whole_weights: int = Field(1 << 19, ge=0, description="tensors of at most this many weights are measured whole")
     seed: int = 0
     activations: Literal["cpu", "gpu", "none"] = Field(
-        "cpu", description="add what rounding a product's inputs costs: as ggml does on a CPU, with blocks of 32 throughout, or not"
+        "cpu",
+        description="add the cost of rounding a product's inputs: cpu as ggml does there, gpu with blocks of 32 throughout, none",
     )
     rounding: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict,
-        description="the *.rounding.json of an export with feedback: price each tensor with what that left of its error",
+        description="the *.rounding.json of an export with feedback: count only the share of each tensor's error that it left",
     )
 
     def demands(self, work: Work) -> Demands:
@@ -64,25 +69,25 @@ class Options(PluginOptions):
     @field_validator("rounding", mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        """A path becomes the shares by tensor: they, not the file's name, are what costs depend on."""
+        """Read the file: costs depend on the shares by tensor in it, not on its name."""
         return {name: gain.left for name, gain in load_gains(Path(given)).items()} if isinstance(given, (str, Path)) else given
 
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """What one tensor's squared errors are weighted with, by role: out [n_rows] and in [n_expert or 1, n_in]."""
+    """The weights of one tensor's squared errors, by role: out [n_rows] and in [n_expert or 1, n_in]."""
 
     roles: tuple[tuple[NDArray[np.float64], FloatArray], ...]
     imatrix: FloatArray
     rows_per_expert: int
-    counting: IndexArray  # the rows whose errors cost anything
+    counting: IndexArray  # the rows whose errors have a cost
 
     def expert(self, rows: IndexArray) -> IndexArray:
-        """Which expert's vectors each row uses."""
+        """The index of the expert whose vectors each row uses."""
         return rows // self.rows_per_expert
 
     def row_errors(self, squared: FloatArray, rows: IndexArray) -> NDArray[np.float64]:
-        """1/2 sum over roles of out_i * sum_j in_j * squared_ij, for each of the rows."""
+        """1/2 sum over roles of out_i * sum_j in_j * squared_ij, for each row."""
         total = np.zeros(len(rows))
         for out_power, in_power in self.roles:
             columns = in_power[0] if len(in_power) == 1 else in_power[self.expert(rows)]
@@ -121,7 +126,7 @@ def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights
 
 
 def _energies(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]:
-    """What it would cost to lose each row that counts: 1/2 out_power_i * (W_i^2 . in_power)."""
+    """The cost of each row that counts if it became zero: 1/2 out_power_i * (W_i^2 . in_power)."""
     per_slab = max(1, _SLAB_WEIGHTS // model.tensors[name].n_in)
     slabs = [weights.counting[begin : begin + per_slab] for begin in range(0, len(weights.counting), per_slab)]
     return np.concatenate([weights.row_errors(np.square(model.read(name, rows)), rows) for rows in slabs])
@@ -129,9 +134,9 @@ def _energies(model: Model, name: str, weights: _Weights) -> NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A number for every row that counts which its errors are about proportional to, and the chance of each to be drawn.
+    """A number for every row that counts, to which its errors are about proportional, and the row's chance to be drawn.
 
-    Half in proportion to that number, half uniform: no row can weigh more than twice what it weighs among all.
+    The chance is half in proportion to that number, half uniform: so no drawn row weighs more than twice its share of all rows.
     """
 
     sizes: NDArray[np.float64]
@@ -139,7 +144,7 @@ class _Known:
 
 
 def _known(model: Model, name: str, weights: _Weights) -> _Known:
-    """The errors of the rows that count at a type whose kernel is fast; their energies where the tensor cannot have it."""
+    """The errors of the rows that count at a type with a fast kernel; their energies if the tensor cannot have that type."""
     info, rows = model.tensors[name], weights.counting
     fast = "Q5_0" if info.n_in % 256 else "Q6_K" if info.n_params <= _LARGE else "Q8_0"
     try:
@@ -152,9 +157,9 @@ def _known(model: Model, name: str, weights: _Weights) -> _Known:
 
 
 def _sampled(model: Model, name: str, q: QType, weights: _Weights, known: _Known, options: Options) -> Cost:
-    """The ratio estimate from rows drawn with replacement, in doublings until the standard error is small enough.
+    """The ratio estimate from rows drawn with replacement; the sample is doubled until the standard error is small enough.
 
-    Its bias is of the order of 1 / rows, its standard error that of what the ratio leaves (Cochran, equations 6.9 and 6.13).
+    Its bias is of the order of 1 / rows. Its standard error is that of the residuals from the ratio (Cochran, equations 6.9 and 6.13).
     """
     n_rows = len(weights.counting)
     seed = int.from_bytes(hashlib.sha256(f"{options.seed} {name}".encode()).digest()[:8], "little")
@@ -174,7 +179,7 @@ def _sampled(model: Model, name: str, q: QType, weights: _Weights, known: _Known
 
 
 def _ratio_estimate(errors: NDArray[np.float64], sizes: NDArray[np.float64], total: float) -> tuple[float, float]:
-    """Estimate of the sum of all errors and its standard error, from draws of both over their chances; ``total`` is that of sizes."""
+    """(estimate of the sum of all errors, its standard error) from drawn errors and sizes over their chances; ``total`` sums all sizes."""
     mean = float(sizes.mean())
     if mean <= 0 or total <= 0:
         return float(errors.mean()), float(errors.std(ddof=1) / np.sqrt(len(errors)))
@@ -184,25 +189,25 @@ def _ratio_estimate(errors: NDArray[np.float64], sizes: NDArray[np.float64], tot
 
 
 def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
-    """Every row that counts, no sampling error."""
+    """The cost from every row that counts, without sampling error."""
     rows = weights.counting
     return Cost(float(_errors_of_rows(model, name, rows, q, weights).sum()), 0.0, len(rows))
 
 
 def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
-    """What the rounding of the inputs costs with weights of that type, nats/token; 0 where the estimator does not know."""
+    """What rounding the inputs costs with weights of that type, nats/token; 0 if the estimator does not know."""
     form = activation_format(q) if options.activations == "cpu" else "Q8_0" if options.activations == "gpu" else None
     return known.get(form, 0.0) if form else 0.0
 
 
 def _priced(cell: Cost, name: str, q: QType, activation: Mapping[str, float], options: Options) -> Cost:
-    """The cell with what the exporter's rounding leaves of it, taken to be the same share for all types, and the rounding of the inputs."""
+    """The cell times the share of the error that the exporter's rounding leaves (one for all types), plus the rounding of inputs."""
     left = 1.0 if q.is_float else options.rounding.get(name, 1.0)
     return replace(cell, cost=left * cell.cost + _rounding(activation, q, options), se=left * cell.se)
 
 
 def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
-    """The cost, infinite where the kernel cannot put the tensor into the type."""
+    """The cost; infinite if the tensor cannot have the type."""
     try:
         return measure(*arguments)
     except UnusableTypeError:
@@ -211,7 +216,7 @@ def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
 
 @hookimpl
 def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QType, ...], options: Options) -> CostTable:
-    """Cost of every tensor at every type, in nats per token where the sensitivity has out_power."""
+    """Cost of every tensor at every type; in nats per token if the sensitivity has out_power."""
     costs: dict[str, dict[str, Cost]] = {}
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])

@@ -1,4 +1,4 @@
-"""A model split between the GPU and the CPU's memory: what lies where in llama.cpp, and the -ot argument that puts it there."""
+"""A model split between the GPU and the CPU's memory: where llama.cpp keeps each tensor, and the -ot argument for that."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -11,16 +11,16 @@ from bitclass3_core.files import write_text
 from bitclass3_core.layout import parse_size
 from bitclass3_core.model import Model
 
-# everything but experts: what llama.cpp's --cpu-moe leaves on the GPU (common.h, llm_ffn_exps_cpu_override)
+# everything but experts: llama.cpp's --cpu-moe keeps that on the GPU (common.h, llm_ffn_exps_cpu_override)
 NOT_EXPERTS = r"^(?!.*\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps)"
 # llama.cpp keeps the input layer in the CPU's memory (llama-model.cpp, dev_input; llama-arch.cpp, LLM_TENSOR_LAYER_INPUT)
 _INPUT = frozenset({"token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"})
 
 
 def gpu_of(model: Model, budget: str | int | None, patterns: Sequence[str]) -> Gpu | None:
-    """The GPU's share of a model: the tensors that any of the patterns matches, without the input layer.
+    """The tensors on the GPU, which any of the patterns matches, and their budget; None if there is no budget.
 
-    A tied embedding counts: for the output, llama.cpp keeps a copy of it where the output is. None where there is no budget.
+    The input layer is never among them, but a tied embedding can be: llama.cpp keeps a copy of it where the output is.
     Raises ConfigError for a bad size or pattern, for patterns without a budget, and for patterns that match nothing.
     """
     if budget is None:
@@ -39,7 +39,7 @@ def gpu_of(model: Model, budget: str | int | None, patterns: Sequence[str]) -> G
 
 
 def input_layer(model: Model) -> frozenset[str]:
-    """The tensors that stay in the CPU's memory whatever is asked; a tied embedding is not among them."""
+    """The tensors that llama.cpp always keeps in the CPU's memory; a tied embedding is not among them."""
     return _INPUT - ({"token_embd.weight"} if "output.weight" not in model.tensors else set())
 
 
@@ -49,15 +49,15 @@ def override_name(stem: str) -> str:
 
 
 def write_override(out: Path, stem: str, model: Model, gpu: Gpu | None) -> None:
-    """Write the ``-ot`` argument that goes with a candidate; nothing where all of it is for one memory."""
+    """Write the ``-ot`` argument for a candidate; nothing if the model is not split (``gpu`` is None)."""
     if gpu is not None:
         write_text(out / override_name(stem), override_argument(model, gpu.tensors) + "\n")
 
 
 def override_argument(model: Model, on_gpu: Collection[str]) -> str:
-    """The value of llama.cpp's ``-ot``: every tensor that does not lie on the GPU goes to the CPU, all else follows ``-ngl``.
+    """The value of llama.cpp's ``-ot``: every tensor that is not in ``on_gpu`` goes to the CPU, all others follow ``-ngl``.
 
-    Patterns are anchored and one for each role; a comma, which separates them, is in none.
+    There is one anchored pattern for each role. Commas separate the patterns; no pattern has one.
     """
     stays = {name for name in model.tensors if name in on_gpu or name in input_layer(model)}
     patterns = [rf"^{re.escape(info.name)}$" for info in model.tensors.values() if info.block is None and info.name not in stays]

@@ -1,4 +1,4 @@
-"""The constraints of an allocation by tensor: rules put together, contradictions found, and which rule makes a problem infeasible."""
+"""Limits: what all rules together mean for each tensor; which rules contradict each other, and which make a budget too small."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from bitclass3_core.qtypes import QType, qtype
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The tensors whose bytes lie on the GPU (those that are never quantized included), and how many bytes they may take in all."""
+    """The tensors that lie on the GPU, those that are never quantized included, and how many bytes they may take together."""
 
     tensors: frozenset[str]
     budget_bytes: int
     label: str = ""
 
     def bytes_of(self, model: Model, qtypes: Mapping[str, str]) -> int:
-        """Bytes on the GPU with these types, as they lie in the file; a tensor without one keeps its source type."""
+        """Bytes on the GPU with these types, alignment included; a tensor without a type keeps its source type."""
         infos = (model.tensors[name] for name in self.tensors)
         return sum(padded(info.n_bytes(qtype(qtypes.get(info.name, info.dtype)))) for info in infos)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the user asked of an allocation, by tensor name.
+    """What all rules mean for each tensor.
 
-    ``pins`` is the type a tensor must have, ``floors`` the smallest (by bpw), ``menus`` the types to choose from instead of the
-    run's; the tensors of each of ``groups`` share a type. A pin or a floor of one of them is already that of all.
+    ``pins`` has the type that a tensor must have, ``floors`` the smallest type (by bpw) that it may have, ``menus`` the types to choose
+    from instead of the run's menu. The tensors of each of ``groups`` share a type: all of them have the pins and floors of each.
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -39,14 +39,14 @@ class Limits:
     gpu: Gpu | None = None
 
     def partition(self, names: Iterable[str]) -> list[tuple[str, ...]]:
-        """``names`` in sets that share a type, mostly of one tensor, by their first name."""
+        """``names`` in sets that share a type, most of them of one tensor, sorted by their first name."""
         grouped = {name for group in self.groups for name in group}
         return sorted([*self.groups, *((name,) for name in names if name not in grouped)])
 
     def broken_by(self, model: Model, qtypes: Mapping[str, str]) -> str:
-        """Which constraint an allocation does not keep, in words that follow its name; empty if it keeps all.
+        """What an allocation does against the limits, in words that follow the name of its plugin; empty if it keeps them all.
 
-        A tensor that keeps its source's type is above any floor and on any menu; so is a pin, and a floor whatever the menu.
+        A tensor's source type is always above its floor and on its menu. So is its pin. Its floor is always on its menu.
         """
         for name, q in qtypes.items():
             if name in self.pins and q != self.pins[name]:
@@ -66,7 +66,7 @@ class Limits:
         return ""
 
     def described(self) -> list[str]:
-        """Each constraint in words, for run.json and the model card."""
+        """Each constraint in words for people, for run.json and the model card."""
         lines = [rule.described() for rule in self.rules]
         if self.gpu is not None:
             lines.append(f"GPU budget {self.gpu.label} for {len(self.gpu.tensors)} tensors")
@@ -74,7 +74,7 @@ class Limits:
 
 
 def limits_of(model: Model, rules: Iterable[Rule], gpu: Gpu | None = None) -> Limits:
-    """The rules put together. Raises ConfigError where they contradict each other."""
+    """The limits that all rules together make. Raises ConfigError if rules contradict each other."""
     rules = tuple(rules)
     groups = _joined(names for rule in rules if rule.kind == "group" for names in rule.tensors)
     together = {name: group for group in groups for name in group}
@@ -95,7 +95,7 @@ def limits_of(model: Model, rules: Iterable[Rule], gpu: Gpu | None = None) -> Li
 
 
 def _joined(sets: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    """The sets, those with a tensor in common made one: who shares a type with the same tensor shares it with each other."""
+    """The sets, after joining those that have a tensor in common: all tensors of both then share a type."""
     joined: list[set[str]] = []
     for names in sets:
         touching = [other for other in joined if not other.isdisjoint(names)]
@@ -104,7 +104,7 @@ def _joined(sets: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(tuple(sorted(names)) for names in joined))
 
 
-_Owned = dict[str, tuple[QType, Rule]]  # the type that a rule gives a tensor
+_Owned = dict[str, tuple[QType, Rule]]  # by tensor: the type of a pin or floor, and the rule that it comes from
 
 
 def _pinned(model: Model, rules: tuple[Rule, ...], together: Mapping[str, tuple[str, ...]]) -> _Owned:
@@ -125,7 +125,7 @@ def _pinned(model: Model, rules: tuple[Rule, ...], together: Mapping[str, tuple[
 
 
 def _floored(rules: tuple[Rule, ...], together: Mapping[str, tuple[str, ...]]) -> _Owned:
-    """The highest floor of each tensor and those that share its type."""
+    """The highest floor of each tensor; a floor holds for all tensors that share a type."""
     floors: _Owned = {}
     for rule in (rule for rule in rules if rule.kind == "floor"):
         (q,) = rule.qtypes
@@ -137,7 +137,7 @@ def _floored(rules: tuple[Rule, ...], together: Mapping[str, tuple[str, ...]]) -
 
 
 def _menus(rules: tuple[Rule, ...]) -> dict[str, tuple[QType, ...]]:
-    """The types on every menu that matches a tensor."""
+    """The types of each tensor that are on every menu that matches it."""
     menus: dict[str, tuple[QType, ...]] = {}
     for rule in (rule for rule in rules if rule.kind == "menu"):
         for name in rule.matched:
@@ -151,9 +151,9 @@ def _menus(rules: tuple[Rule, ...]) -> dict[str, tuple[QType, ...]]:
 
 
 def binding(rules: tuple[Rule, ...], asked: int, smallest: int, smallest_with: Callable[[tuple[Rule, ...]], int]) -> str:
-    """Which rules make ``smallest`` exceed ``asked``: each is dropped in turn, and what then is the smallest is asked for.
+    """Words that name the rules that make ``smallest``, the least bytes possible, exceed the bytes ``asked``.
 
-    Empty where there are no rules or none of them matters.
+    Each rule is left out in turn, and ``smallest_with`` gives the least bytes with the others. Empty if no rule matters.
     """
     without = {rule: smallest_with(tuple(other for other in rules if other is not rule)) for rule in rules}
     decisive = [rule for rule, n_bytes in without.items() if n_bytes <= asked]

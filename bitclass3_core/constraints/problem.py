@@ -1,4 +1,4 @@
-"""From costs to the problem that solvers get: the types that limits leave, in file bytes, dominated ones dropped."""
+"""From costs to the problem that solvers get: the choices that the limits leave, with their bytes in the file."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ from bitclass3_core.qtypes import QType, menu, qtype
 
 
 def _possible(info: TensorInfo, measured: Collection[str], floor: float, pin: str | None, failed: Collection[str]) -> list[str]:
-    """The types that a tensor may get: what failed is out, and so is all that is no larger, which would fail too."""
+    """The types that a tensor may get. A type that failed is left out, and so are smaller ones, which would fail too."""
     if pin is not None:
         if pin in failed:
             raise ConfigError(f"{info.name} is pinned to {pin}, which cannot hold its weights; pin a larger type")
@@ -34,7 +34,7 @@ def _shared(
     measured: Mapping[str, Collection[str]],
     failed: Mapping[str, Collection[str]],
 ) -> list[str]:
-    """The types that all of ``names``, which share one, may get. Raises InfeasibleError where there is none."""
+    """The types that all of ``names``, which share a type, may get. Raises InfeasibleError if there is none."""
     floors = [qtype(architecture.floors[name]).bpw for name in names if name in architecture.floors]
     floors += [limits.floors[name].bpw for name in names if name in limits.floors]
     possible = [
@@ -71,7 +71,7 @@ def build_problem(
     budget: Budget,
     unusable: Collection[tuple[str, str]] = (),
 ) -> Problem:
-    """The problem of this model, limits and budget. ``unusable`` are pairs of tensor and type that failed.
+    """The problem that these costs, limits and budget make. ``unusable`` are pairs of tensor and type that failed.
 
     Raises InfeasibleError for a budget below the smallest possible file or above the source.
     """
@@ -98,7 +98,7 @@ def build_problem(
 
 @dataclass(frozen=True, slots=True)
 class Possible:
-    """Bytes that all tensors can take with the types of a run: the least and the most, and the least on the GPU."""
+    """The least and the most bytes that all tensors can take with the types of a run, and the least bytes on the GPU."""
 
     smallest: int
     largest: int
@@ -106,7 +106,7 @@ class Possible:
 
 
 def possible_bytes(model: Model, architecture: Architecture, qtypes: tuple[QType, ...], limits: Limits) -> Possible:
-    """What the menu and the limits leave; needs no costs."""
+    """The bytes that the menu and the limits allow; needs no costs."""
     wanted = {
         name: [q.name for q in types] for name, types in wanted_cells(model, architecture.quantizable, qtypes, limits).items()
     }
@@ -134,7 +134,7 @@ def check_budget(budget: Budget, smallest: int, largest: int, what_binds: str = 
 
 
 def check_target(model: Model, architecture: Architecture, qtypes: tuple[QType, ...], limits: Limits, budget: Budget) -> None:
-    """Raise InfeasibleError for budgets out of reach, naming the constraints that make them so; needs no costs."""
+    """Raise InfeasibleError for a budget that no allocation keeps, and name the rules that cause it; needs no costs."""
     possible = possible_bytes(model, architecture, qtypes, limits)
 
     def without(rules: tuple[Rule, ...]) -> Possible:

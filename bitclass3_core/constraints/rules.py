@@ -1,4 +1,4 @@
-"""What a user asks of the types of some tensors: pins, floors, menus and groups, each matched against the model and checked by itself."""
+"""Rules: the pins, floors, menus and groups that a user gave, each matched against the model and checked by itself."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ NAMED_GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One constraint: its kind (``pin``, ``floor``, ``menu``, ``group``), pattern, types, and the sets of tensors that it holds for.
+    """One line that the user gave: its kind (``pin``, ``floor``, ``menu``, ``group``), pattern, types, and the sets of its tensors.
 
-    A pin and a floor have one type, a group none. All rules but groups have one set of tensors; a group rule has one for each
-    value that its pattern captures.
+    A pin and a floor have one type, a group has none. A group has one set of tensors for each value that its pattern captures, the
+    other kinds have one set.
     """
 
     kind: str
@@ -31,18 +31,18 @@ class Rule:
 
     @property
     def matched(self) -> tuple[str, ...]:
-        """Every tensor that the rule holds for."""
+        """All tensors of the rule."""
         return tuple(name for names in self.tensors for name in names)
 
     def __str__(self) -> str:
-        """As messages, run.json and the model card name it."""
+        """The rule as it stands in messages, run.json and the model card."""
         if self.kind == "group":
             return f"group {self.pattern!r}"
         sign = "= at least" if self.kind == "floor" else "="
         return f"{self.kind} {self.pattern!r} {sign} {self.label or self.qtypes[0].name}"
 
     def described(self) -> str:
-        """The rule, and how many tensors it holds for."""
+        """The rule, with its number of tensors."""
         n = len(self.matched)
         count = f"{n} tensor{'s' * (n != 1)}"
         return (
@@ -53,7 +53,7 @@ class Rule:
 
 
 def compiled(kind: str, pattern: str) -> re.Pattern[str]:
-    """The regular expression. Raises ConfigError for a bad one."""
+    """The pattern as a regular expression. Raises ConfigError if it is none."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -61,7 +61,7 @@ def compiled(kind: str, pattern: str) -> re.Pattern[str]:
 
 
 def matching(kind: str, pattern: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The tensors that a pattern (searched, not anchored) matches, sorted. Raises ConfigError where it matches none."""
+    """The tensors that a pattern (searched, not anchored) matches, sorted. Raises ConfigError if it matches none."""
     names = sorted(names)
     matcher = compiled(kind, pattern)
     matched = tuple(name for name in names if matcher.search(name))
@@ -82,8 +82,8 @@ def rules_of(
 ) -> tuple[Rule, ...]:
     """The rules of a configuration, in its order.
 
-    Raises ConfigError for a bad pattern, an unknown type or menu, a pattern that matches no quantizable tensor, a pin to a type that
-    a tensor's rows cannot hold, a menu none of whose types they can, and a group of single tensors.
+    Raises ConfigError for a bad pattern, an unknown type or menu, a pattern that matches no quantizable tensor, a pin or a menu without
+    a type that fits the rows of its tensors, and a group without two tensors that would share a type.
     """
     return (
         *_pins(model, architecture, pins or {}),
@@ -104,7 +104,7 @@ def _pins(model: Model, architecture: Architecture, pins: Mapping[str, str]) -> 
 
 
 def require_fit(model: Model, rule: str, tensor: str, q: QType) -> None:
-    """Raise ConfigError where a tensor's rows cannot hold a type."""
+    """Raise ConfigError if the rows of a tensor cannot have that type."""
     info = model.tensors[tensor]
     if not info.accepts(q):
         raise ConfigError(f"{rule}: {q.name} does not fit the rows of {tensor} ({info.n_in} is no multiple of {q.block_size})")
@@ -130,7 +130,7 @@ def _menus(model: Model, architecture: Architecture, menus: Mapping[str, str | l
 
 
 def _group(architecture: Architecture, pattern: str) -> Rule:
-    """Tensors with equal captures share a type; a pattern without any makes one set of all that it matches."""
+    """Tensors with equal captures share a type; a pattern without captures makes one set of all that it matches."""
     matcher = compiled("group", NAMED_GROUPS.get(pattern, pattern))
     sets: dict[tuple[str | None, ...], list[str]] = {}
     for name in sorted(architecture.quantizable):

@@ -1,4 +1,4 @@
-"""Which tensor is measured at which types."""
+"""Which types each tensor is measured at."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from bitclass3_core.qtypes import QType, qtype
 
 
 def wanted_qtypes(info: TensorInfo, qtypes: tuple[QType, ...]) -> tuple[QType, ...]:
-    """The types of the menu that a tensor's rows accept and that are smaller than what it is stored in."""
+    """The types of the menu that a tensor's rows accept and that are smaller than its source type."""
     source = qtype(info.dtype)
     return tuple(q for q in qtypes if info.accepts(q) and not q.is_float and q.bpw < source.bpw)
 
@@ -17,7 +17,7 @@ Cells = Mapping[str, tuple[QType, ...]]
 
 
 def wanted_cells(model: Model, quantizable: frozenset[str], qtypes: tuple[QType, ...], limits: Limits) -> Cells:
-    """The types at which each quantizable tensor is to be measured: its own menu's or ``qtypes``, its pin and floor whatever the menu."""
+    """The types to measure each quantizable tensor at: those of its own menu, or ``qtypes`` and its floor; and always its pin."""
     wanted = {}
     for name in sorted(quantizable):
         types = limits.menus.get(name, qtypes)

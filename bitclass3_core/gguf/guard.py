@@ -1,7 +1,7 @@
 """Bounds of an untrusted GGUF, checked before a reader follows its counts and offsets.
 
 gguf's own reader trusts every length that it meets: a hostile count makes it loop for ever, a truncated file ends in a numpy error.
-This walks the header once, with every step held against the file's size.
+``check_gguf`` reads the header once and compares every step with the file's size.
 """
 
 import mmap
@@ -18,7 +18,7 @@ _MAX_DIMS = 4
 
 
 class _Cursor:
-    """A position in the file that may not leave it."""
+    """A position in the file; it raises ModelFileError rather than leave the file."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self._data, self.path, self.offset = data, path, 0

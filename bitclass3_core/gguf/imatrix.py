@@ -18,9 +18,9 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
-    """E[x^2] of every tensor, [n_in] or [n_expert, n_in]; experts that no token reached have NaN. ``n_tokens`` is 0 if unknown.
+    """E[x^2] of every tensor, [n_in] or [n_expert, n_in]; NaN for an expert that no token reached. ``n_tokens`` is 0 if unknown.
 
-    ``counts`` are the tokens that reached each tensor [1] or expert [n_expert], where the file tells.
+    ``counts`` has the number of tokens that reached each tensor [1] or expert [n_expert]; empty if the file does not say.
     """
 
     in_power: dict[str, FloatArray]
@@ -69,7 +69,7 @@ def read_imatrix(path: Path) -> Imatrix:
 
 
 def _mean(sums: FloatArray, counts: FloatArray) -> FloatArray:
-    """Sums over counts by expert; NaN where the count is 0."""
+    """Sums divided by counts, for each expert; NaN if the count is 0."""
     counts = counts.reshape(-1, 1)
     rows = sums.reshape(len(counts), -1)
     mean = np.where(counts > 0, rows / np.maximum(counts, 1), np.nan).astype(np.float32)
@@ -98,7 +98,7 @@ def _read_gguf(path: Path) -> Imatrix:
 
 
 class _Bytes:
-    """Little-endian values from a file's bytes, never past its end."""
+    """Reads little-endian values from a file; raises ModelFileError past its end."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._data, self.offset = path, path.read_bytes(), 0
@@ -120,7 +120,7 @@ class _Bytes:
 
 
 def _read_legacy(path: Path) -> Imatrix:
-    """n_entries, then (name length, name, n_calls, n_values, values = n_calls * mean); maybe last chunk and dataset name."""
+    """The file holds n_entries, (name length, name, n_calls, n_values, values = n_calls * mean) each, maybe last chunk and dataset."""
     data = _Bytes(path)
     in_power: dict[str, FloatArray] = {}
     for _ in range(data.int32()):

@@ -21,7 +21,7 @@ from bitclass3_core.qtypes import NEEDS_IMATRIX, QType
 
 _LIBRARY_NAMES = {"linux": "libggml-base.so", "darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}
 # Million weights a second that one core quantizes (ggml 0.20.2, AVX2; benchmarks/kernel_speed.py). The first row of a type with a
-# lattice costs more once in a process: ggml makes its tables then, IQ1_S 8 s, IQ2_S 4 s, IQ2_XS 2 s, IQ2_XXS 1 s.
+# lattice takes longer, once in a process, as ggml then makes its tables: IQ1_S 8 s, IQ2_S 4 s, IQ2_XS 2 s, IQ2_XXS 1 s.
 SPEED = {
     "Q8_0": 280,
     "Q4_0": 39,
@@ -119,7 +119,7 @@ def library() -> Library:
 
 
 def _check_layout(q: QType) -> _TypeTraits:
-    """ggml's own idea of the type; raises ToolchainError if it differs from gguf's tables (a build too old or too new)."""
+    """What ggml says of the type; raises ToolchainError if gguf's tables say otherwise (ggml is too old or too new)."""
     traits = library().handle.ggml_get_type_traits(q.ggml_id).contents
     if (traits.blck_size, traits.type_size) != (q.block_size, q.type_size):
         message = f"ggml {library().version} stores {q.name} as {traits.blck_size} weights in {traits.type_size} bytes, gguf says {q.block_size} in {q.type_size}"
@@ -142,9 +142,8 @@ def _float_to_bytes(rows: FloatArray, q: QType) -> NDArray[np.uint8]:
 def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> NDArray[np.uint8]:
     """Quantize [n, n_in] float32 rows to bytes [n, row bytes], guided by the importance of each column [n_in] if there is one.
 
-    Raises UnusableTypeError where the type cannot hold these weights, ModelFileError for NaN, Inf, and for a type that needs an
-    imatrix and has none; ValueError for rows or an imatrix of a
-    size that the kernel cannot take, where ggml would end the process.
+    Raises UnusableTypeError if the type cannot hold these weights. Raises ModelFileError for NaN or Inf, and if the type needs an
+    imatrix and there is none. Raises ValueError for rows or an imatrix of a size with which ggml would end the process.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if not np.isfinite(rows).all():
@@ -170,7 +169,7 @@ def quantize(rows: FloatArray, q: QType, imatrix: FloatArray | None = None) -> N
 
 
 def is_valid(data: NDArray[np.uint8], q: QType) -> bool:
-    """Whether the bytes of rows [n, row bytes] pass ggml's own check: every scale is a finite number. llama.cpp refuses others."""
+    """Whether the bytes of rows [n, row bytes] pass ggml's own check: every scale is finite. llama.cpp refuses other bytes."""
     data = np.ascontiguousarray(data)
     return bool(library().handle.ggml_validate_row_data(q.ggml_id, data.ctypes.data, data.nbytes))
 

@@ -1,4 +1,4 @@
-"""GGUF files that are no language model, though they look like one: each is refused with what to give instead."""
+"""GGUF files that are no language model: each kind is refused, and the message says what to give instead."""
 
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.model import Model

@@ -1,4 +1,4 @@
-"""A GGUF file, whole or split, as a model: memory-mapped, one tensor at a time."""
+"""A GGUF file, whole or split, as a model: memory-mapped, tensors are read one at a time."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ def split_name(stem: str, number: int, count: int) -> str:
 
 
 def split_files(path: Path) -> list[Path]:
-    """All files of a split GGUF, given any one of them; the file itself if it is whole. Raises ModelFileError if one is missing."""
+    """All files of the split GGUF that ``path`` is one of; ``path`` itself if it is whole. Raises ModelFileError if one is missing."""
     match = _SPLIT.match(path.name)
     if not match:
         return [path]
@@ -60,7 +60,7 @@ def open_reader(path: Path) -> GGUFReader:
 class GgufModel:
     """A model in a GGUF file; implements the ``Model`` protocol. ``hf`` is the HF folder of the same model, if there is one.
 
-    ``name`` is what the user called it, where no folder or file is called so.
+    ``name`` is the name that the user gave, if it differs from the name of the folder or file.
     """
 
     def __init__(self, path: Path, hf: Path | None = None, name: str | None = None) -> None:
@@ -78,7 +78,7 @@ class GgufModel:
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
-        """Decoded metadata, the long token lists left out (``fields`` has them)."""
+        """Decoded metadata without the long token lists, which ``fields`` has."""
         return {key: value.contents() for key, value in self.fields.items() if not _is_long_array(value)}
 
     @property
@@ -107,7 +107,7 @@ class GgufModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the metadata, of every tensor's name, shape and type, and of samples of its bytes (both ends and the middle)."""
+        """Hash of the metadata, of every tensor's name, shape and type, and of bytes from its two ends and its middle."""
         digest = hashlib.sha256()
         for key, value in sorted(self.fields.items()):
             digest.update(key.encode())
@@ -126,7 +126,7 @@ class GgufModel:
         return np.asarray(self._sources[name].data).reshape(-1).view(np.uint8)
 
     def read(self, name: str, rows: Rows = None) -> FloatArray:
-        """Rows as float32 [n, n_in], all unless told. Raises ModelFileError on NaN, Inf, or a type that cannot be read."""
+        """Float32 rows [n, n_in]; all rows if ``rows`` is None. Raises ModelFileError on NaN, Inf, or a type that cannot be read."""
         info = self.tensors[name]
         if info.dtype not in _READABLE:
             raise ModelFileError(
@@ -148,6 +148,6 @@ def _is_long_array(value: ReaderField) -> bool:
 
 
 def quantized_share(model: Model) -> float:
-    """Share of the weights that are stored in a quantized type: above 0, measurements against this file mean little."""
+    """The share of the weights that are stored in a quantized type; if it is above 0, measurements against this file mean little."""
     infos = model.tensors.values()
     return sum(i.n_params for i in infos if not qtype(i.dtype).is_float) / sum(i.n_params for i in infos)

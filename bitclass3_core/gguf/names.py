@@ -27,25 +27,25 @@ _LIKELY_STEMS = (re.compile(r"^lm_head$"), re.compile(r"^model\..*\.(?:self_attn
 
 
 def allows_quantization(info: TensorInfo) -> bool:
-    """Whether llama-quantize gives this tensor a type of its own choice: a matrix or a stack of them that is not on its list."""
+    """Whether llama-quantize chooses a type for this tensor: it is a matrix or a stack of them, and not on the list of kept ones."""
     is_matrix = len(info.shape) in (2, 3) and info.n_rows > 1  # ggml drops leading dimensions of 1
     return is_matrix and info.name.endswith("weight") and not _KEPT.search(info.name)
 
 
 def quantizable_tensors(model: Model) -> frozenset[str]:
-    """The tensors that may be quantized: those that llama-quantize allows and whose rows hold at least the blocks of 32."""
+    """The tensors that may be quantized: llama-quantize allows it, and blocks of 32 weights fit their rows."""
     return frozenset(name for name, info in model.tensors.items() if allows_quantization(info) and info.n_in % _SMALLEST_BLOCK == 0)
 
 
 def fragile_floors(model: Model, quantizable: Collection[str]) -> dict[str, str]:
-    """Q8_0 for the decay and update gates of linear attention: a few rows each, and an error there stays in the state."""
+    """The floor Q8_0 for decay and update gates of linear attention: they have few rows, and their errors stay in the state."""
     return {name: "Q8_0" for name, info in model.tensors.items() if name in quantizable and info.role in _FRAGILE_ROLES}
 
 
 def hf_stems(model: Model, likely: str = "") -> dict[str, tuple[str, ...]]:
     """The HF names (without ``.weight``) of every tensor by gguf's own tables, likeliest first; empty for an unknown architecture.
 
-    Stems that contain ``likely`` come before all others. Each ``model.`` name is followed by the one that it has inside a vision model.
+    Stems that contain ``likely`` come first. After each name that begins with ``model.`` comes its name inside a vision model.
     """
     arch = next((arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == model.arch), None)
     if arch is None:
@@ -72,7 +72,7 @@ def _ranked(stems: list[str], likely: str) -> tuple[str, ...]:
 
 
 def metadata_int(model: Model, key: str, default: int | None = None, block: int = 0) -> int:
-    """The number under ``<arch>.<key>``; of a list, which has one number for each block, that of ``block``.
+    """The number under ``<arch>.<key>`` in the metadata; if that is a list by block, the number of ``block``.
 
     Raises ModelFileError if it is missing and there is no default.
     """
@@ -89,7 +89,7 @@ def metadata_int(model: Model, key: str, default: int | None = None, block: int 
 
 
 def blocks_of(model: Model, role: str) -> Mapping[int, TensorInfo]:
-    """The weight of that role in every block that has one, by block number."""
+    """The weights of a role by block number, for all blocks that have one."""
     return {
         info.block: info
         for info in model.tensors.values()
@@ -98,6 +98,6 @@ def blocks_of(model: Model, role: str) -> Mapping[int, TensorInfo]:
 
 
 def swapped_groups(n: int, outer: int, inner: int) -> IndexArray:
-    """Indices of ``n`` = outer * inner * rest things after the two outer dimensions have changed places."""
+    """Indices of ``n`` = outer * inner * rest items after the dimensions outer and inner have changed places."""
     order: IndexArray = np.arange(n, dtype=np.int64).reshape(outer, inner, -1).swapaxes(0, 1).reshape(-1)
     return order

@@ -12,15 +12,15 @@ from bitclass3_core.gguf.names import allows_quantization
 from bitclass3_core.model import Model
 from bitclass3_core.qtypes import qtype
 
-# The mix whose name stands in general.file_type for a file that is mostly of that type.
+# The mix that general.file_type names for a file that is mostly of a type.
 _FTYPE_OF = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
 def nearest_ftype(model: Model, qtypes: Mapping[str, str]) -> str:
-    """The stock mix named after the type that holds most of the weights.
+    """The stock mix that is named after the type of most weights.
 
-    Among quantized types if there are any: with F16 or BF16 as the mix, llama-quantize ignores the tensor-type file.
+    If there are quantized types, it is one of them: with F16 or BF16 as the mix, llama-quantize ignores the tensor-type file.
     """
     weights: Counter[str] = Counter()
     for name, q in qtypes.items():
@@ -31,25 +31,25 @@ def nearest_ftype(model: Model, qtypes: Mapping[str, str]) -> str:
 
 
 def with_kept(model: Model, qtypes: Mapping[str, str]) -> dict[str, str]:
-    """``qtypes``, and the source's type for each tensor that llama-quantize would turn into F16 unasked, as its rows hold no block."""
+    """``qtypes``, and the source's type for tensors that llama-quantize would turn into F16, as no block fits their rows."""
     kept = {name: info.dtype for name, info in model.tensors.items() if name not in qtypes and allows_quantization(info)}
     return {**qtypes, **kept}
 
 
 def recipe_lines(qtypes: Mapping[str, str]) -> list[str]:
-    """Lines of ``--tensor-type-file``: llama-quantize searches each pattern as a regular expression, so they are anchored and escaped."""
+    """Lines of ``--tensor-type-file``; llama-quantize searches each as a regular expression, so names are anchored and escaped."""
     return [f"^{re.escape(name)}$={q.lower()}" for name, q in sorted(qtypes.items())]
 
 
 def types_in_gguf(path: Path) -> dict[str, str]:
-    """The types that a GGUF (whole, or any file of a split) gives to the tensors that llama-quantize chooses a type for."""
+    """The types in a GGUF (whole, or any file of a split) of the tensors that llama-quantize chooses a type for."""
     return {name: info.dtype for name, info in GgufModel(path).tensors.items() if allows_quantization(info)}
 
 
 def types_in_recipe(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """The types that a tensor-type file gives to tensors of these names, as llama-quantize reads it: the first pattern found counts.
+    """The types that a tensor-type file gives to ``names``, as llama-quantize reads it: the first pattern that is found counts.
 
-    A tensor that no pattern fits is left out. Raises ModelFileError for a file that is none.
+    A tensor that no pattern matches is left out. Raises ModelFileError if it is no tensor-type file.
     """
     try:
         entries = path.read_text(encoding="utf-8").split()
@@ -74,7 +74,7 @@ def _pattern(path: Path, entry: str) -> tuple[re.Pattern[str], str]:
 
 
 def types_in_file(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """Types by tensor name from a GGUF, or for ``names`` from a tensor-type file. Raises ModelFileError if it is neither."""
+    """Types by tensor name from a GGUF, or of ``names`` from a tensor-type file. Raises ModelFileError if it is neither."""
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist; give a .gguf or a tensor-type file to take types from")
     return types_in_gguf(path) if path.suffix.lower() == ".gguf" else types_in_recipe(path, names)
@@ -83,9 +83,9 @@ def types_in_file(path: Path, names: Iterable[str]) -> dict[str, str]:
 def quantize_arguments(
     model: Model, qtypes: Mapping[str, str], source: str, recipe: str, imatrix: str | None, target: str, threads: int = 0
 ) -> list[str]:
-    """Arguments of llama-quantize, program name left out. The imatrix's path is written into the file: give a relative one.
+    """Arguments of llama-quantize, without the program's name. It writes the imatrix's path into the file: give a relative one.
 
-    token_embd and output take flags of their own, which win over the file.
+    token_embd and output have flags of their own, which llama-quantize obeys before the file.
     """
     arguments = ["--tensor-type-file", recipe]
     if imatrix:

@@ -1,6 +1,6 @@
-"""What a better rounding left of each tensor's error: written beside the file, read by the model card and the next allocation's cost table.
+"""How much of each tensor's error a better rounding left: a file beside the GGUF, for the model card and the next cost table.
 
-A tensor whose errors the rounding halves needs fewer bits than its cost with plain rounding says, one that it cannot help needs more.
+A tensor whose error it halves needs fewer bits than its cost with plain rounding says; a tensor that it does not help needs more.
 """
 
 import json
@@ -13,12 +13,12 @@ from bitclass3_core.errors import ConfigError
 from bitclass3_core.files import write_json
 
 SUFFIX = ".rounding.json"
-LEAST = 0.01  # share of an error that is left at least: the tokens that judged it were few
+LEAST = 0.01  # least share of an error that counts as left: it was measured on few tokens
 
 
 @dataclass(frozen=True, slots=True)
 class RoundingGain:
-    """One tensor: its type, its error with plain rounding and as it is kept (the same unit, whichever), and how it was rounded."""
+    """One tensor: its type, its error with plain rounding and as it is kept (in the same unit), and how it was rounded."""
 
     qtype: str
     plain: float
@@ -27,15 +27,15 @@ class RoundingGain:
 
     @property
     def left(self) -> float:
-        """Share of plain rounding's error that is left, at most 1; never 0, which would make every type free."""
+        """The share of plain rounding's error that is left, from ``LEAST`` to 1: with 0 every type would be free."""
         return min(1.0, max(LEAST, self.kept / self.plain)) if self.plain > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TuningGain:
-    """KLD in nats per token on calibration text that was left out, with the scales as they were rounded and tuned.
+    """KLD in nats per token before and after tuning the scales, on calibration text that the tuning did not see.
 
-    Where tuning did not lower it the scales stayed as they were rounded.
+    If tuning did not lower it, the file has the scales from before.
     """
 
     before: float
@@ -48,12 +48,12 @@ class TuningGain:
 
 
 def mean_left(gains: Mapping[str, RoundingGain]) -> float:
-    """Share of plain rounding's error that is left, in the mean over tensors; 1 where nothing was rounded otherwise."""
+    """The share of plain rounding's error that is left, mean over tensors; 1 if all were rounded plainly."""
     return sum(gain.left for gain in gains.values()) / len(gains) if gains else 1.0
 
 
 def save_gains(path: Path, gains: Mapping[str, RoundingGain], tuning: TuningGain | None = None) -> None:
-    """Write them, by tensor, and what tuning gained after it."""
+    """Write the gains by tensor, and what tuning gained after them."""
     values: dict[str, Any] = {"format": 1, "tensors": {name: asdict(gains[name]) for name in sorted(gains)}}
     write_json(path, values if tuning is None else {**values, "tuning": asdict(tuning)})
 
@@ -77,7 +77,7 @@ def _no_gains(path: Path) -> ConfigError:
 
 
 def load_gains(path: Path) -> dict[str, RoundingGain]:
-    """Read them. Raises ConfigError for a file that is missing or is none of ours."""
+    """The gains by tensor. Raises ConfigError if the file is missing or is no file of gains."""
     try:
         entries = _read(path)["tensors"].items()
         return {
@@ -88,7 +88,7 @@ def load_gains(path: Path) -> dict[str, RoundingGain]:
 
 
 def load_tuning(path: Path) -> TuningGain | None:
-    """What tuning gained, None if there was none. Raises ConfigError for a file that is missing or is none of ours."""
+    """What tuning gained; None if nothing was tuned. Raises ConfigError if the file is missing or is no file of gains."""
     try:
         entry = _read(path).get("tuning")
         return None if entry is None else TuningGain(float(entry["before"]), float(entry["after"]))

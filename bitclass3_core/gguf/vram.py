@@ -2,7 +2,7 @@
 
 The caches are llama.cpp's own sums (``src/llama-kv-cache.cpp``, ``llama-kv-cache-iswa.cpp``, ``llama-memory-recurrent.cpp``,
 ``llama-hparams.cpp``) for one sequence with flash attention, as ``llama-cli`` and a ``llama-server`` with one slot have them. The
-compute buffer depends on how ggml lays out a graph, so it is an upper estimate. Both are tested against what llama.cpp reports.
+compute buffer depends on how ggml lays out a graph, so here it is an upper bound. Tests compare both with what llama.cpp reports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from bitclass3_core.qtypes import QType, qtype
 
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")  # those that llama.cpp's -ctk takes
 N_UBATCH = 512  # llama.cpp's default
-CELLS = 256  # caches hold a multiple of so many tokens
-# Every n-th layer sees the whole context in these families where the file has no pattern of its own (llama.cpp's load_swa_pattern).
-# In a family that is not here every layer is counted as one that does: never too little.
+CELLS = 256  # the tokens of a cache are a multiple of this
+# In these families every n-th layer sees the whole context, if the file has no pattern of its own (llama.cpp's load_swa_pattern).
+# In other families every layer is counted as one that does, so the sum is never too small.
 _SWA_PATTERN = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4, "afmoe": 4}
 _F32 = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that running a model takes beside its weights; ``n_cells`` are the tokens of the (whole-context) KV cache."""
+    """Bytes that running a model takes beside its weights; ``n_cells`` is the number of tokens in a whole-context KV cache."""
 
     kv_bytes: int
     state_bytes: int
@@ -33,19 +33,19 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of the three."""
         return self.kv_bytes + self.state_bytes + self.compute_bytes
 
 
 def kv_qtype(name: str) -> QType:
-    """The type of a KV cache. Raises ConfigError for one that llama.cpp does not have there."""
+    """The type of a KV cache. Raises ConfigError for a type that llama.cpp has no cache of."""
     if name.upper() not in KV_TYPES:
         raise ConfigError(f"unknown KV cache type {name!r}{did_you_mean(name, [known.lower() for known in KV_TYPES])}")
     return qtype(name.upper())
 
 
 def memory_of(model: Model, n_ctx: int, kv_type: str) -> Memory:
-    """What a context of ``n_ctx`` tokens takes. Raises ModelFileError where the metadata lack a number, ConfigError for a bad type."""
+    """The memory for a context of ``n_ctx`` tokens. Raises ModelFileError if the metadata lack a number, ConfigError for a bad type."""
     q, n_cells = kv_qtype(kv_type), padded(n_ctx, CELLS)
     layers = _layers(model)
     cells = {layer: _cells(model, layer, n_cells) for layer, roles in layers.items() if _attends(roles)}
@@ -57,7 +57,7 @@ def memory_of(model: Model, n_ctx: int, kv_type: str) -> Memory:
 
 
 def _layers(model: Model) -> Mapping[int, set[str]]:
-    """Roles of the tensors of every layer that a token passes; layers that only draft tokens (MTP) get no cache."""
+    """The roles of each layer's tensors, by layer; without layers that only draft tokens (MTP), which have no cache."""
     n_layers = metadata_int(model, "block_count") - metadata_int(model, "nextn_predict_layers", 0)
     found: dict[int, set[str]] = {}
     for info in model.tensors.values():
@@ -71,18 +71,18 @@ def _recurs(roles: set[str]) -> bool:
 
 
 def _attends(roles: set[str]) -> bool:
-    """Keys of its own; a fused attn_qkv also stands in layers of linear attention, which keep none."""
+    """Whether a layer keeps keys; a fused attn_qkv does not show it: layers of linear attention have one too, and keep none."""
     return bool(roles & {"attn_k", "attn_kv_a_mqa"}) or ("attn_qkv" in roles and not _recurs(roles))
 
 
 def _cells(model: Model, layer: int, n_cells: int) -> int:
-    """Tokens that a layer's cache holds: the whole context, or its sliding window and one batch."""
+    """The number of tokens that a layer's cache holds: the whole context, or its sliding window and one batch."""
     window = _window(model, layer)
     return min(n_cells, padded(min(n_cells, window + N_UBATCH), CELLS)) if window else n_cells
 
 
 def _layer_kv_bytes(model: Model, layer: int, cells: int, q: QType) -> int:
-    """Keys and values of one layer; latent attention (MLA) keeps no values."""
+    """Bytes of the keys and values of one layer; latent attention (MLA) keeps no values."""
     if layer >= metadata_int(model, "block_count") - metadata_int(model, "attention.shared_kv_layers", 0):
         return 0
     ending = "_swa" if _window(model, layer) else ""
@@ -98,7 +98,7 @@ def _layer_kv_bytes(model: Model, layer: int, cells: int, q: QType) -> int:
 
 
 def _window(model: Model, layer: int) -> int:
-    """Tokens that a layer looks back; 0 for all."""
+    """The number of tokens that a layer looks back; 0 for all."""
     window = metadata_int(model, "attention.sliding_window", 0)
     pattern = model.metadata.get(f"{model.arch}.attention.sliding_window_pattern", _SWA_PATTERN.get(model.arch))
     if not window or pattern is None or model.arch == "phi3":  # llama.cpp has phi3's window switched off
@@ -110,7 +110,7 @@ def _window(model: Model, layer: int) -> int:
 
 
 def _state_elements(model: Model) -> int:
-    """Numbers that a recurrent layer keeps of a sequence: the last inputs of its convolution, and its state."""
+    """How many numbers a recurrent layer keeps of a sequence: the last inputs of its convolution, and its state."""
     width = metadata_int(model, "embedding_length")
     if head := metadata_int(model, "wkv.head_size", 0):  # RWKV
         return metadata_int(model, "token_shift_count", 2) * width + width * head
@@ -125,7 +125,7 @@ def _state_elements(model: Model) -> int:
 
 
 def _compute_bytes(model: Model, layers: Mapping[int, set[str]], caches: Sequence[int], n_tokens: int) -> int:
-    """At most what ggml's graph takes for a batch: a mask (F16) for each kind of cache, then the widest layer or the logits."""
+    """An upper bound of what ggml's graph takes for a batch: an F16 mask for each kind of cache, and the widest layer or the logits."""
     masks = sum(cells * n_tokens * 2 for cells in caches)
     widest = max(_layer_width(model, layer) for layer in layers)
     head = model.tensors.get("output.weight") or model.tensors["token_embd.weight"]
@@ -133,7 +133,7 @@ def _compute_bytes(model: Model, layers: Mapping[int, set[str]], caches: Sequenc
 
 
 def _layer_width(model: Model, layer: int) -> int:
-    """Numbers that a layer holds of a token at once: outputs of all its products, those of stacks once for each expert in use."""
+    """How many numbers a layer holds of a token: the outputs of all its products, those of a stack once for each expert in use."""
     used = max(1, metadata_int(model, "expert_used_count", 1))
     infos = [info for info in model.tensors.values() if info.block == layer and len(info.shape) > 1]
     return sum(info.shape[-2] * (used if info.n_experts > 1 else 1) for info in infos)

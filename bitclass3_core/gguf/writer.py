@@ -15,10 +15,10 @@ from bitclass3_core.qtypes import QType, qtype
 
 QUANTIZATION_VERSION = 2  # ggml's GGML_QNT_VERSION
 IMATRIX_FILE, IMATRIX_DATASET = "imatrix.gguf", "bitclass3"
-# Set by the writer itself; the alignment goes back to GGUF's default.
+# Keys that the writer sets itself; the alignment is GGUF's default again.
 _REPLACED = {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
-GUESSED_FTYPE = 1024  # llama.cpp's flag for a file that is called after no mix of its own
-# general.file_type: llama.cpp's number of the mix that a file is called after
+GUESSED_FTYPE = 1024  # llama.cpp's flag for a file whose types are those of no mix
+# general.file_type: llama.cpp's number of each mix
 FTYPES = {
     "F32": 0,
     "F16": 1,
@@ -54,12 +54,12 @@ FTYPES = {
 
 
 def tensor_order(model: Model) -> list[TensorInfo]:
-    """The order in which llama-quantize writes tensors: outside of blocks first, then block by block, by name."""
+    """The tensors in the order in which llama-quantize writes them: those outside of blocks first, then block by block, by name."""
     return sorted(model.tensors.values(), key=lambda info: (-1 if info.block is None else info.block, info.name))
 
 
 def _copy_metadata(writer: GGUFWriter, model: Model) -> None:
-    """Every key of the source but those that the writer sets itself; keys of splits stay behind."""
+    """Copy every key of the source that the writer does not set itself; keys of splits are not copied."""
     for key, value in model.fields.items():
         empty_array = value.types[0] == GGUFValueType.ARRAY and not len(value.data)
         if key in _REPLACED or key.startswith("quantize.") or empty_array:
@@ -89,7 +89,7 @@ def _add_infos(writer: GGUFWriter, model: Model, types: dict[str, QType]) -> Non
 
 
 class GgufSink:
-    """An open file whose header is written: takes the tensors' bytes in ``tensor_order``."""
+    """An open file after its header: it takes the tensors' bytes in ``tensor_order``."""
 
     def __init__(self, writer: GGUFWriter) -> None:
         self._writer = writer
@@ -103,7 +103,7 @@ class GgufSink:
 def gguf_sink(
     path: Path, model: Model, qtypes: dict[str, str], ftype: str, n_imatrix: int = 0, n_chunks: int = 0
 ) -> Iterator[GgufSink]:
-    """Open ``path`` for a model with these types (a tensor without one keeps its source's), header written."""
+    """Open ``path`` and write the header for a model with these types; a tensor without a type keeps its source's."""
     types = {name: qtype(qtypes.get(name, info.dtype)) for name, info in model.tensors.items()}
     with atomic_path(path) as temporary:
         writer = _open_writer(temporary, model, ftype, n_imatrix, n_chunks)
@@ -118,7 +118,7 @@ def gguf_sink(
 
 
 def header_bytes(model: Model) -> int:
-    """Bytes before the first tensor in the file that ``gguf_sink`` writes; the same for every allocation."""
+    """Bytes before the first tensor in a file that ``gguf_sink`` writes: the same for every allocation."""
     types = {name: qtype(info.dtype) for name, info in model.tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"

@@ -1,1 +1,1 @@
-"""The multiple-choice knapsack: bounds and better answers."""
+"""The multiple-choice knapsack: bounds, and answers that are improved step by step."""

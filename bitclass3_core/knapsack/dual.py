@@ -7,8 +7,8 @@ One choice for every group, least total cost, total bytes at most the budget. It
 a lower bound on every answer (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter 11). L is concave and piecewise
 linear; it bends only at slopes of the groups' lower convex hulls, so sorting those finds its maximum exactly.
 
-With a second budget (bytes on the GPU) there is a second multiplier: choices are priced at cost + gpu_multiplier * gpu_bytes,
-the dual of that one-budget problem less gpu_multiplier * gpu_budget bounds every answer, and it is concave in gpu_multiplier.
+With a second budget (bytes on the GPU) there is a second multiplier. Each choice then costs cost + gpu_multiplier * gpu_bytes. The
+dual of that one-budget problem, less gpu_multiplier * gpu_budget, bounds every answer too, and it is concave in gpu_multiplier.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 # a relative gap that counts as proof: sums of doubles round by less
 OPTIMAL_GAP = 1e-9
-# halvings of the bracket around the price of bytes on the GPU: enough for every digit of the bound that counts
+# halvings of the interval that holds the price of a byte on the GPU: enough for every digit of the bound that counts
 _BISECTIONS = 40
 _DOUBLINGS = 60
 
@@ -82,7 +82,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Dual:
-    """The largest dual bound, the multipliers that give it, and the choices on its side of the budgets that fits."""
+    """The largest dual bound, the multipliers that give it, and choices near it that keep within the budgets."""
 
     bound: float
     multiplier: float
@@ -91,7 +91,7 @@ class Dual:
 
 
 def require_feasible(problem: Problem) -> None:
-    """Refuse a problem that even the smallest choices do not fit."""
+    """Raise InfeasibleError if even the smallest choices exceed a budget."""
     gpu = problem.gpu_budget_bytes
     if problem.smallest_bytes > problem.budget_bytes:
         raise InfeasibleError(
@@ -123,7 +123,7 @@ def tables_of(problem: Problem) -> Tables:
 
 
 def hull_steps(tables: Tables) -> Steps:
-    """The steps of all groups' lower convex hulls; a group's own steps keep their order."""
+    """The steps of all groups' lower convex hulls, steepest first; the steps of one group keep their order."""
     rows = np.arange(len(tables.costs))
     at = np.zeros(len(rows), np.int64)
     flattest = np.full(len(rows), np.inf)
@@ -155,7 +155,7 @@ def _steepest_first(found: list[tuple[Ints, Ints, Ints, Floats]]) -> Steps:
 
 
 def lagrangian_dual(tables: Tables) -> Dual:
-    """The maximum of the dual, and the steps that fit before the first that does not."""
+    """The maximum of the dual; its choices are the hull steps, steepest first, up to the first that does not fit."""
     alone, relaxed_gpu_bytes = _one_budget_dual(tables, 0.0)
     if tables.gpu_bytes is None or relaxed_gpu_bytes <= tables.gpu_budget:
         return alone
@@ -174,7 +174,7 @@ def lagrangian_dual(tables: Tables) -> Dual:
 
 
 def _one_budget_dual(tables: Tables, gpu_multiplier: float) -> tuple[Dual, float]:
-    """The dual with bytes on the GPU at that price, and how many of them its linear relaxation takes (falling in the price)."""
+    """(the dual with bytes on the GPU at that price, the bytes on the GPU of its linear relaxation); the latter fall with the price."""
     priced = tables.priced(gpu_multiplier)
     steps = hull_steps(priced)
     picks = np.zeros(len(tables.costs), np.int64)
@@ -195,7 +195,7 @@ def _one_budget_dual(tables: Tables, gpu_multiplier: float) -> tuple[Dual, float
 
 
 def _first_multiplier(tables: Tables, alone: Dual) -> float:
-    """A price of bytes on the GPU at which the relaxation keeps within their budget."""
+    """A price of a byte on the GPU that is high enough for the relaxation to keep within the GPU's budget."""
     smallest = tables.costs[:, 0].sum() - tables.costs.min(axis=1).sum()
     price = max(alone.multiplier, float(smallest) / max(1, tables.budget), np.finfo(float).tiny)
     for _ in range(_DOUBLINGS):
@@ -206,7 +206,7 @@ def _first_multiplier(tables: Tables, alone: Dual) -> float:
 
 
 def reduced_costs(tables: Tables, dual: Dual) -> Floats:
-    """By how much each choice alone lifts the dual bound: every answer with it costs at least the bound plus this."""
+    """How much each choice raises the dual bound: an answer with that choice costs at least the bound plus this."""
     costs = tables.priced(dual.gpu_multiplier).costs + dual.multiplier * tables.n_bytes
     reduced: Floats = costs - costs.min(axis=1, keepdims=True)
     return reduced

@@ -1,15 +1,15 @@
-"""Better answers to a multiple-choice knapsack from a first one: bytes left over spent, then two groups changed at once."""
+"""Better answers to a multiple-choice knapsack from a first one: spend the bytes left over, then change two groups at once."""
 
 import numpy as np
 
 from bitclass3_core.knapsack.dual import Dual, Ints, Tables, reduced_costs
 
-# moves that are tried in pairs under two budgets, those of least reduced cost: a matrix of as many rows and columns
+# moves that are tried in pairs under two budgets, those with the least reduced cost: a matrix of that many rows and columns
 _SPLIT_MOVES = 600
 
 
 def fill(tables: Tables, picks: Ints) -> Ints:
-    """``picks`` with the bytes left over spent, the move that saves most per byte first."""
+    """``picks`` after spending the bytes left over; the move that saves most per byte comes first."""
     picks = picks.copy()
     rows = np.arange(len(picks))
     while True:
@@ -22,14 +22,14 @@ def fill(tables: Tables, picks: Ints) -> Ints:
             fits &= gpu_grown <= tables.gpu_budget - tables.gpu_bytes_of(picks)
         if not fits.any():
             return picks
-        # never one that does not fit, even where the rates of those that do underflow to nothing
+        # -inf: a move that does not fit is never taken, even if the rates of all others underflow to 0
         rate = np.where(fits, np.where(fits, saved, 0.0) / np.where(fits, grown, 1), -np.inf)
         row, choice = np.unravel_index(int(rate.argmax()), rate.shape)
         picks[row] = choice
 
 
 def swapped(tables: Tables, picks: Ints, dual: Dual) -> Ints:
-    """``picks`` improved by changing two groups at once, the best such pair each time, until none helps."""
+    """``picks`` after changing two groups at once, the best pair each time, until no pair helps."""
     picks = picks.copy()
     reduced = reduced_costs(tables, dual)
     while True:
@@ -47,14 +47,14 @@ def swapped(tables: Tables, picks: Ints, dual: Dual) -> Ints:
 
 
 def _best_pair(tables: Tables, picks: Ints, rows: Ints, choices: Ints) -> list[tuple[int, int]] | None:
-    """The pair of moves among (``rows``, ``choices``) that saves most within the budget, or None where none saves."""
+    """The pair of moves among (``rows``, ``choices``) that saves most within the budget; None if no pair saves."""
     grown = tables.n_bytes[rows, choices] - tables.n_bytes[rows, picks[rows]]
     saved = tables.costs[rows, picks[rows]] - tables.costs[rows, choices]
     order = np.argsort(grown, kind="stable")
     rows, choices, grown, saved = rows[order], choices[order], grown[order], saved[order]
     if not len(rows):
         return None
-    # the move that saves most among those that grow no more than each: one look-up finds every move's best partner
+    # for each move, the one that saves most among those that grow no more: one look-up then finds every move's best partner
     best = np.maximum.accumulate(np.where(saved == np.maximum.accumulate(saved), np.arange(len(rows)), 0))
     n_fit = np.searchsorted(grown, tables.budget - tables.bytes_of(picks) - grown, side="right")
     partner = best[np.maximum(n_fit - 1, 0)]
@@ -66,7 +66,7 @@ def _best_pair(tables: Tables, picks: Ints, rows: Ints, choices: Ints) -> list[t
 
 
 def _best_split_pair(tables: Tables, picks: Ints, gpu_bytes: Ints, rows: Ints, choices: Ints) -> list[tuple[int, int]] | None:
-    """The same under two budgets: each move with each."""
+    """``_best_pair`` under two budgets: every move is tried with every other."""
     if not len(rows):
         return None
     at = rows, picks[rows]
@@ -86,5 +86,5 @@ def _best_split_pair(tables: Tables, picks: Ints, gpu_bytes: Ints, rows: Ints, c
 
 
 def best_effort(tables: Tables, dual: Dual) -> Ints:
-    """A good answer in milliseconds: the dual's choices, the bytes left over spent, then swaps."""
+    """A good answer in milliseconds: the dual's choices, then ``fill``, then ``swapped``."""
     return swapped(tables, fill(tables, dual.picks), dual)

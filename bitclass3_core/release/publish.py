@@ -1,4 +1,4 @@
-"""A run's folder on the Hugging Face hub: which files are the release, whether its card can be read there, and the upload."""
+"""Publishes a run's folder on the Hugging Face hub: which files belong to the release, whether the card is valid, the upload."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.runs.folder import RunFolder
 
 CARD = "README.md"
-# beside the GGUFs: what a reader of the card looks at; costs, sensitivities and evaluations stay here
+# beside the GGUFs: what a reader of the card looks at; costs, sensitivities and evaluations are not uploaded
 _EXTRAS = ("imatrix.gguf", "explorer.html", "plots/*.png", "*.tensor_types.txt")
 _FRONT_MATTER = re.compile(r"---\r?\n(.*?\n)---\r?\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What would be uploaded: files by their path in the repository, the card's front matter, and what is wrong with it."""
+    """What would be uploaded: bytes of each file by its path in the repository, the card's front matter, and what is wrong with it."""
 
     folder: Path
     repo: str
@@ -56,21 +56,21 @@ def _hub() -> Any:
 
 
 def _released(folder: Path) -> list[Path]:
-    """The GGUFs that the run made as its own, all files of a split, with their recipes."""
+    """The GGUFs that the run made as its own, with all files of a split."""
     made = RunFolder(folder).candidates
     firsts = [folder / str(entry["file"]) for entry in made.values() if entry["kind"] == "ours"]
     return [file for first in sorted(firsts) if first.is_file() for file in split_files(first)]
 
 
 def _extras(folder: Path, ours: list[Path]) -> list[Path]:
-    """Recipes only of the files that are released."""
+    """The other files of the release; recipes only of the GGUFs in ``ours``."""
     stems = tuple(file.name.removesuffix(".gguf").split("-00001-of-")[0] for file in ours)
     found = [path for pattern in _EXTRAS for path in sorted(folder.glob(pattern))]
     return [p for p in found if not p.name.endswith(".tensor_types.txt") or p.name.removesuffix(".tensor_types.txt") in stems]
 
 
 def release_of(folder: Path, repo: str | None) -> Release:
-    """The release in a run's folder. Raises ModelFileError if there is none, ConfigError for a repository's name that no hub accepts."""
+    """The release in a run's folder. Raises ModelFileError if there is none, ConfigError if the hub would not accept the name."""
     if not (folder / "run.json").is_file():
         raise ModelFileError(f"{folder} is no folder of a bitclass3 run; give the --out of a run")
     ours = _released(folder)
@@ -101,7 +101,7 @@ def _check_repo(name: str) -> None:
 
 
 def _card(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """The front matter, and what a hub would refuse or miss in it."""
+    """(the front matter, what the hub would refuse or miss in it)."""
     if not path.is_file():
         return {}, (f"there is no {CARD}; run the report stage with the plugin model-card",)
     match = _FRONT_MATTER.match(path.read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def _card(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
 def upload(release: Release, private: bool, progress: Progress) -> str:
     """Upload the release in one commit; returns its address.
 
-    Raises Bitclass3Error without a token, for a card that a hub would refuse, and where the hub refuses the upload.
+    Raises Bitclass3Error if there is no token, if the card has problems, and if the hub refuses the upload.
     """
     if release.problems:
         raise Bitclass3Error(f"nothing was uploaded: {release.problems[0]}")
@@ -141,7 +141,7 @@ def upload(release: Release, private: bool, progress: Progress) -> str:
         commit = api.create_commit(repo, operations, commit_message="Add the release", repo_type="model")
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # huggingface_hub lets whatever its HTTP client raises through
+    except Exception as error:  # huggingface_hub passes on every error of its HTTP client
         raise _as_error(release.repo, error) from error
     return str(commit.repo_url)
 

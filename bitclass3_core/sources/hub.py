@@ -1,4 +1,4 @@
-"""Downloading a model by its name on the Hugging Face hub: safetensors, configs and tokenizers, nothing that is code."""
+"""Downloads a model by its name on the Hugging Face hub: safetensors, configs and tokenizers, but no code."""
 
 import re
 from pathlib import Path
@@ -21,14 +21,15 @@ _PATTERNS = [
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether that could be a model's name on the hub (``Qwen/Qwen3.5-0.8B``) and is nothing on this disk."""
+    """Whether a text can be a model's name on the hub (``Qwen/Qwen3.5-0.8B``) and is no path on this disk."""
     return bool(_NAME.fullmatch(text)) and not text.startswith(".") and not Path(text).exists()
 
 
 def download(name: str, progress: Progress) -> Path:
     """The folder with the model's files, downloaded unless they are in huggingface_hub's cache.
 
-    Raises ModelFileError where there is no such model or it may not be read, Bitclass3Error without a network.
+    Raises ModelFileError if there is no such model or it may not be read, ToolchainError without huggingface_hub, and Bitclass3Error
+    if the download fails.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -41,7 +42,7 @@ def download(name: str, progress: Progress) -> Path:
         return Path(snapshot_download(name, allow_patterns=_PATTERNS))
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # huggingface_hub lets whatever its HTTP client raises through
+    except Exception as error:  # huggingface_hub passes on every error of its HTTP client
         raise _as_error(name, error) from error
 
 

@@ -1,4 +1,4 @@
-"""From what the user names to the source model: a GGUF, an HF folder beside it or to be converted, a name on the hub."""
+"""The source model that the user names: a GGUF, an HF folder that has one or is converted, or a name on the hub."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from bitclass3_core.toolchain.converting import converted, hf_files
 
 
 def _gguf_in(folder: Path) -> Path | None:
-    """The one GGUF in an HF folder (the first file of a split); None if there is none. Raises ConfigError if there are several."""
+    """The only GGUF in an HF folder (the first file of a split); None if there is none. Raises ConfigError if there are several."""
     found = sorted(path for path in folder.glob("*.gguf") if "-of-" not in path.name or "-00001-of-" in path.name)
     found = [path for path in found if not path.name.startswith("mmproj")]
     if len(found) > 1:
@@ -36,9 +36,9 @@ def _folder(section: ModelSection, progress: Progress) -> Path | None:
 
 
 def open_source(section: ModelSection, warn: Callable[[str], None], progress: Progress, may_convert: bool = True) -> GgufModel:
-    """The source model; an HF folder without a GGUF is converted by llama.cpp's converter, once for each content.
+    """The source model. llama.cpp's converter converts an HF folder without a GGUF, once for each content of the folder.
 
-    Raises ConfigError if none is named, ModelFileError for an unusable or an already quantized one, ToolchainError where it must be
+    Raises ConfigError if no model is named, ModelFileError if it is unusable or already quantized, ToolchainError if it must be
     converted and llama.cpp is missing.
     """
     if section.hf is None and section.gguf is None:

@@ -1,1 +1,1 @@
-"""Stock llama.cpp: finding its programs wherever they are, and building a pinned release where there is none."""
+"""Stock llama.cpp: finds its programs, builds a pinned release if there is none, and runs them."""

@@ -1,4 +1,4 @@
-"""cmake and ninja where the machine has none: from the package registry into the cache, so that a compiler is all that a build needs."""
+"""Installs cmake and ninja from the package registry into the cache, so that a build needs nothing but a compiler."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ _PACKAGES = ("cmake>=3.25,<5", "ninja>=1.11")
 
 
 def tools_folder() -> Path:
-    """Where they are put."""
+    """The folder that they are installed into."""
     return cache_folder() / "build-tools"
 
 
@@ -28,7 +28,7 @@ def tools_path() -> list[str]:
 def provide_build_tools(path: str, progress: Progress) -> None:
     """Install cmake and ninja by pip unless ``path`` has cmake and ninja or make; without pip or a network nothing happens.
 
-    What is then still missing is for who asked to say.
+    The caller checks what is still missing.
     """
     lacks_builder = not (shutil.which("ninja", path=path) or shutil.which("make", path=path))
     if not lacks_builder and shutil.which("cmake", path=path):

@@ -1,4 +1,4 @@
-"""Running cmake: configure, find the targets, build them with progress; everything that it prints is kept in a log."""
+"""Runs cmake: configure, find the targets, build them with progress. A log keeps everything that it prints."""
 
 import os
 import re
@@ -22,11 +22,11 @@ _STEP = re.compile(r"\[(\d+)/(\d+)\]")  # ninja
 _PERCENT = re.compile(r"\[ *(\d+)%\]")  # make
 _TARGET = re.compile(r"^(?:\.\.\. )?(llama-[\w-]+)(?::.*)?$", re.MULTILINE)  # the help of ninja and of make
 _LAST_LINES = 8
-_JOB_BYTES = 1.5 * 2**30  # what a compiler takes for the largest files
+_JOB_BYTES = 1.5 * 2**30  # memory that a compiler takes for the largest files
 
 
 def default_jobs() -> int:
-    """One job for each core, fewer where memory is short."""
+    """One job for each core; fewer if the memory is small."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -44,7 +44,7 @@ def parse_step(line: str) -> tuple[int, int] | None:
 
 
 class _Steps:
-    """Hands the steps of a build on to the progress."""
+    """Reports the steps of a build to the progress."""
 
     def __init__(self, label: str, progress: Progress) -> None:
         self._label, self._progress, self._done, self._total = label, progress, 0, 0
@@ -72,10 +72,10 @@ class Build:
     tools: Tools
     backend: str
     commit: str
-    keep_open: tuple[int, ...] = ()  # descriptor of the lock: it is held as long as a compiler of ours lives
+    keep_open: tuple[int, ...] = ()  # descriptor of the lock, which is held as long as a compiler of ours runs
 
     def _options(self) -> list[str]:
-        """Shared libraries that are found beside the programs, wherever the folder is moved; no network library."""
+        """Arguments of cmake: programs find the shared libraries beside them, even if the folder moves; no network library."""
         switches = {switch: "ON" if name == self.backend else "OFF" for name, (switch, _) in BACKENDS.items() if switch}
         if self.backend == "sycl":
             switches |= {"CMAKE_C_COMPILER": "icx", "CMAKE_CXX_COMPILER": "icpx"}
@@ -94,8 +94,10 @@ class Build:
 
     def _environment(self) -> dict[str, str]:
         ours = {"PATH": search_path(), "NINJA_STATUS": "[%f/%t] ", "LC_ALL": "C"}
-        ours["GIT_CEILING_DIRECTORIES"] = str(self.source.parent)  # else a repository around the cache would give its commit
-        foreign = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # we may run under a make of our own
+        ours["GIT_CEILING_DIRECTORIES"] = str(
+            self.source.parent
+        )  # else git would report the commit of a repository around the cache
+        foreign = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # this process may run under make
         return {**{name: value for name, value in os.environ.items() if name not in foreign}, **ours}
 
     def _run(self, what: str, arguments: list[str], log: TextIO, each_line: Callable[[str], None]) -> str:
@@ -111,7 +113,7 @@ class Build:
             errors="replace",
             env=self._environment(),
             pass_fds=self.keep_open,
-            start_new_session=True,  # a group of its own: cmake hands no signal on to the compilers that it starts
+            start_new_session=True,  # a group of its own: cmake passes no signal to the compilers that it starts
         ) as process:
             try:
                 lines = [_note(line, log, each_line) for line in process.stdout or ()]
@@ -134,11 +136,11 @@ class Build:
         except ToolchainError:
             if not again:
                 raise
-            shutil.rmtree(self.folder)  # what an earlier call left is of another generator or damaged
+            shutil.rmtree(self.folder)  # an earlier call left files that are damaged or of another generator
             self._run("cmake", arguments, log, lambda _: None)
 
     def __call__(self, programs: tuple[str, ...], jobs: int, progress: Progress) -> tuple[str, ...]:
-        """Build the programs into ``folder/bin``; returns their names, with a stand-in where this source has only that."""
+        """Build the programs into ``folder/bin``; returns their names, or the stand-in's name if the source has only that."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("w", encoding="utf-8") as log:
             progress.say(f"configure: {self.tools.generator}, {self.tools.compiler}, back end {self.backend}")
@@ -156,13 +158,13 @@ class Build:
 
 def _note(line: str, log: TextIO, each_line: Callable[[str], None]) -> str:
     log.write(line)
-    log.flush()  # the log is what is looked at while a build hangs
+    log.flush()  # so that the log can be read while a build hangs
     each_line(line)
     return line.strip()
 
 
 def _targets(programs: tuple[str, ...], defined: set[str]) -> tuple[str, ...]:
-    """The target of every program. Raises ToolchainError for one that this source does not define."""
+    """The target of every program. Raises ToolchainError if the source does not define one."""
     targets = {name: name if name in defined else STAND_INS.get(name, name) for name in programs}
     if unknown := sorted({*targets.values()} - defined):
         known = ", ".join(sorted(name for name in defined if not name.endswith("-impl"))) or "none"

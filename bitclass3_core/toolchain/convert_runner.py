@@ -1,10 +1,9 @@
-"""Runs llama.cpp's converter in a process of its own, its source untouched, with three answers given from outside.
+"""Runs llama.cpp's converter in a process of its own. Its source stays as it is; three things are changed from outside.
 
-* The pre-tokenizer: the converter knows BPE tokenizers by a hash of what they do to a test text, and refuses one that it never met
-  (any retrained tokenizer). The one method that asks is then answered with the name that the user gave, or that the tokenizer's own
-  splitting rule tells.
-* Multi-token prediction: a checkpoint without such layers is converted without them, whatever its family may have.
-* No code of the model's: ``trust_remote_code`` is off, whoever asks for it.
+* The pre-tokenizer. The converter knows a BPE tokenizer by a hash of what it does to a test text, and refuses tokenizers that it does
+  not know, such as retrained ones. The method that asks for the name gets the user's, or that of the tokenizer's splitting rule.
+* Multi-token prediction. A checkpoint without such layers is converted without them, even if its family has them.
+* The model's own code. ``trust_remote_code`` is always off.
 
 usage: python convert_runner.py CONVERTER PRE_TOKENIZER MODEL [arguments of the converter]     (PRE_TOKENIZER may be empty)
 """
@@ -28,7 +27,7 @@ _MAX_HEADER = 100 << 20
 
 
 def pre_tokenizer_of(model: Path) -> str:
-    """llama.cpp's name of the splitting rule in ``tokenizer.json``; empty if it is none that this file knows."""
+    """llama.cpp's name of the splitting rule in ``tokenizer.json``; empty if the rule is unknown here."""
     try:
         rule = json.loads((model / "tokenizer.json").read_text(encoding="utf-8")).get("pre_tokenizer") or {}
     except (OSError, ValueError):
@@ -51,7 +50,7 @@ def _tensor_names(model: Path) -> Iterator[str]:
 
 
 def _lacks_prediction_layers(model: Path, config: dict[str, Any]) -> bool:
-    """Whether the config promises no NextN layers and no tensor is one of multi-token prediction."""
+    """Whether the checkpoint has no layers of multi-token prediction, by its config and its tensors' names."""
     text = config.get("text_config") or config
     if text.get("num_nextn_predict_layers"):
         return False
@@ -59,7 +58,7 @@ def _lacks_prediction_layers(model: Path, config: dict[str, Any]) -> bool:
 
 
 def _classes(main: Any) -> list[Any]:
-    """The class that asks for the pre-tokenizer: in a module of its own since 2025, in the converter itself before."""
+    """The class that asks for the pre-tokenizer; since 2025 it is in a module of its own, before that in the converter."""
     try:
         from conversion.base import TextModel  # type: ignore[import-not-found]  # the converter's own module
     except ImportError:
@@ -98,7 +97,7 @@ def _refuse_remote_code() -> None:
 
 
 def _skips_prediction_layers(main: Any, model: Path, config: dict[str, Any]) -> bool:
-    """Whether this family's conversion wants layers of multi-token prediction that the checkpoint does not have."""
+    """Whether the conversion of this family expects layers of multi-token prediction that the checkpoint lacks."""
     if not hasattr(main, "get_model_architecture") or not _lacks_prediction_layers(model, config):
         return False
     hparams = main.ModelBase.load_hparams(model, False)

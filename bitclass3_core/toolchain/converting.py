@@ -1,4 +1,4 @@
-"""From an HF folder to a BF16 GGUF by llama.cpp's own converter, kept in the cache under a hash of the folder's content."""
+"""Converts an HF folder to a BF16 GGUF by llama.cpp's own converter; the cache keeps it under a hash of the folder's content."""
 
 import importlib.util
 import re
@@ -41,7 +41,8 @@ def convert(
 ) -> Path:
     """Convert an HF folder to the GGUF ``out``, which appears when it is complete.
 
-    Raises ModelFileError for a folder that the converter cannot convert, ToolchainError where the converter or what it needs is missing.
+    Raises ModelFileError if the converter cannot convert the folder, ToolchainError if the converter or a package that it needs is
+    missing.
     """
     files = hf_files(hf)
     converter = find_program(CONVERTER, llama_cpp).path
@@ -79,7 +80,7 @@ def _as_error(error: ProgramFailed, hf: Path) -> Bitclass3Error:
 
 
 def converted(hf: Path, progress: Progress, pre_tokenizer: str | None = None, llama_cpp: Path | None = None) -> Path:
-    """The BF16 GGUF of an HF folder, from the cache if this content was converted before by this converter."""
+    """The BF16 GGUF of an HF folder; from the cache if this converter converted the same content before."""
     converter = find_program(CONVERTER, llama_cpp).path
     parts = {path.name: content_hash(path) for path in hf_files(hf)}
     parts |= {"converter": content_hash(converter), "pre_tokenizer": pre_tokenizer or ""}

@@ -1,4 +1,4 @@
-"""Finding the programs of llama.cpp: a folder that is given, ``$LLAMA_CPP_DIR``, PATH, the managed toolchain, in this order."""
+"""Finds the programs of llama.cpp: in a given folder, in ``$LLAMA_CPP_DIR``, on PATH, in the managed toolchain, in this order."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from bitclass3_core.toolchain.places import CONVERTER, installed, managed_folder
 Origin = Literal["option", "LLAMA_CPP_DIR", "PATH", "managed"]
 
 PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-completion", CONVERTER)
-STAND_INS = {"llama-completion": "llama-cli", "llama-cli": "llama-completion"}  # which of the two exists depends on the release
+STAND_INS = {"llama-completion": "llama-cli", "llama-cli": "llama-completion"}  # a release has one of the two
 _PLACES = (
     "",
     "bin",
@@ -25,7 +25,7 @@ _PLACES = (
     "build/bin/Release",
     "app",
 )  # release archives, installed trees, builds, an unpacked Docker image
-_ABOVE = ("..", "../..")  # where a folder build/bin is given, the converter lies at the root of the source
+_ABOVE = ("..", "../..")  # if build/bin is given, the converter is at the root of the source
 _NO_VERSION = ("llama-quantize", CONVERTER)
 _VERSION_SECONDS = 20  # a GPU build initialises its devices first
 
@@ -34,13 +34,13 @@ _VERSION_SECONDS = 20  # a GPU build initialises its devices first
 class Program:
     """A program of llama.cpp, and how it was found."""
 
-    name: str  # of the file: may be the stand-in of what was asked for
+    name: str  # of the file; may be the stand-in of the program that was asked for
     path: Path
     origin: Origin
 
     @property
     def version(self) -> str | None:
-        """What ``--version`` says, asked once; None where the program does not know or cannot be run."""
+        """What ``--version`` prints; None if the program has no version or cannot be run."""
         return None if self.name in _NO_VERSION else _ask_version(self.path)
 
 
@@ -63,7 +63,7 @@ def _ask_version(path: Path) -> str | None:
 
 
 def _at(name: str, folder: Path) -> Path | None:
-    """The program right in that folder; the converter is run by Python and need not be executable."""
+    """The program directly in that folder. The converter need not be executable, as Python runs it."""
     if name == CONVERTER:
         return folder / name if (folder / name).is_file() else None
     found = shutil.which(name, path=str(folder))
@@ -71,7 +71,7 @@ def _at(name: str, folder: Path) -> Path | None:
 
 
 def _below(name: str, folder: Path) -> Path | None:
-    """The program in one of the layouts that a folder of llama.cpp has."""
+    """The program in that folder or in one of the subfolders that a folder of llama.cpp can have."""
     places = _PLACES + (_ABOVE if name == CONVERTER else ())
     found = (_at(name, folder / place) for place in places)
     return next((path for path in found if path), None)
@@ -98,11 +98,11 @@ def _candidates(names: tuple[str, ...], folder: Path | None) -> Iterator[tuple[s
 
 
 def find_program(name: str, folder: Path | None = None) -> Program:
-    """The program, its stand-in where a place has only that, or the converter. Raises ToolchainError if it is nowhere."""
+    """The program, or its stand-in if a place has only that. Raises ToolchainError if it is nowhere."""
     names = (name, STAND_INS[name]) if name in STAND_INS else (name,)
     for candidate, path, origin in _candidates(names, folder):
         if path:
-            # Absolute, as it runs in other folders. The converter must be run where its modules are, not where a link to it is.
+            # Absolute, as it runs in other folders. A link to the converter is resolved: its modules lie beside the file itself.
             return Program(candidate, path.resolve() if candidate == CONVERTER else path.absolute(), origin)
     looked = [_describe(folder, "option")] if folder else []
     if environment := llama_cpp_folder():
@@ -115,7 +115,7 @@ def find_program(name: str, folder: Path | None = None) -> Program:
 
 
 def _describe(folder: Path, origin: Origin) -> str:
-    """The folder in a message, with what it does have: many packages of llama.cpp lack a program."""
+    """The folder in a message, with the programs that it has: many packages of llama.cpp lack some."""
     if not folder.is_dir():
         return f"{folder} ({origin}, no such folder)"
     has = [name for name in (*PROGRAMS, "llama-cli") if _below(name, folder)]
@@ -123,7 +123,7 @@ def _describe(folder: Path, origin: Origin) -> str:
 
 
 def find_all(folder: Path | None = None) -> dict[str, Program | ToolchainError]:
-    """Every program that bitclass3 uses: where it was found, or the error that says where it was not."""
+    """Every program that bitclass3 uses: where it was found, or the error that it was not."""
     found: dict[str, Program | ToolchainError] = {}
     for name in PROGRAMS:
         try:

@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered by place, size and time of change, so that a model of many gigabytes is read once."""
+"""Hashes of large files, kept in the cache by path, size and time of change, so that a large model is read only once."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from bitclass3_core.files import sha256_file, write_json
 from bitclass3_core.toolchain.places import cache_folder
 
-_SMALL = 1 << 20  # cheaper to read than to look up
+_SMALL = 1 << 20  # bytes; such a file is read each time
 
 
 def content_hash(path: Path) -> str:

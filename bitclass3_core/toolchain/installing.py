@@ -1,4 +1,4 @@
-"""Installing the managed llama.cpp: checked, downloaded, built, copied into the cache; the folder appears when all of it works."""
+"""Installs the managed llama.cpp: checks, downloads, builds, copies into the cache. The folder appears when all of it works."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from bitclass3_core.toolchain.release import Release, fetch, release_of, unpack
 from bitclass3_core.toolchain.requirements import Tools, require_backend, require_tools, search_path
 
 BUILT_PROGRAMS = tuple(name for name in PROGRAMS if name != CONVERTER)
-# What the converter reads from its own folder, and the licences that a copy must carry.
+# What the converter reads from its own folder, and the licences that a copy must include.
 _COPIED = (CONVERTER, "conversion", "gguf-py/gguf", "models/templates", "LICENSE", "licenses")
 _ROOM = {"cpu": 1 << 30}  # bytes: archive, source, build and the installed folder together take 0.4 GiB
 _ROOM_GPU = 6 << 30
@@ -50,7 +50,7 @@ class Order:
 
 
 def make_order(version: str, backend: str, programs: tuple[str, ...], jobs: int) -> Order:
-    """An order that can be carried out. Raises ConfigError for a version, back end or name of a program that cannot be."""
+    """What to install. Raises ConfigError for a version, back end or program that cannot be built."""
     require_backend(backend)
     for name in programs:
         if not re.fullmatch(r"llama-[a-z0-9-]+", name):
@@ -80,7 +80,7 @@ def install(order: Order, progress: Progress, force: bool = False) -> Toolchain:
 
 
 def _complete(order: Order) -> Toolchain | None:
-    """What is installed, if it is of the pinned source and has every program of the order."""
+    """The installed toolchain, if it was built from the pinned source and has every program of the order."""
     found = read_toolchain(order.folder)
     if found is None or found.sha256 != order.release.sha256:
         return None
@@ -90,10 +90,12 @@ def _complete(order: Order) -> Toolchain | None:
 def _install(order: Order, tools: Tools, keep_open: tuple[int, ...], progress: Progress) -> Toolchain:
     _require_room(order)
     source = order.work / "src"
-    if not source.is_dir():  # unpack() makes it in one step, so what is there is whole
+    if not source.is_dir():  # unpack() makes it in one step, so a folder that exists is complete
         unpack(fetch(order.release, managed_folder() / "downloads", progress), source)
     before = read_toolchain(order.folder)
-    programs = tuple(dict.fromkeys([*order.programs, *(before.programs if before else ())]))  # none that is there is lost
+    programs = tuple(
+        dict.fromkeys([*order.programs, *(before.programs if before else ())])
+    )  # programs that are installed are built again too
     log = managed_folder() / "logs" / f"{order.name}.log"
     build = Build(source, order.work / "build", log, tools, order.backend, order.release.commit, keep_open)
     built = build(programs, order.jobs, progress)
@@ -125,7 +127,7 @@ def _require_room(order: Order) -> None:
 
 
 def _ggml_version(source: Path) -> str:
-    """The version in ggml's CMakeLists.txt, which its kernels report too; ``unknown`` if it is written otherwise."""
+    """The version in ggml's CMakeLists.txt, which its kernels report too; ``unknown`` if it is not found."""
     path = source / "ggml" / "CMakeLists.txt"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     found = [re.search(rf"set\(GGML_VERSION_{part} (\d+)\)", text) for part in ("MAJOR", "MINOR", "PATCH")]
@@ -150,7 +152,7 @@ def _publish(toolchain: Toolchain, build: Build, progress: Progress) -> None:
 
 
 def _swap(part: Path, final: Path) -> None:
-    """Rename ``part`` to ``final``; what was there stays if that fails."""
+    """Rename ``part`` to ``final``; if that fails, the old ``final`` stays."""
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -173,7 +175,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _try(program: Path, backend: str, progress: Progress) -> None:
-    """Raise ToolchainError if the loader cannot start it here; a GPU build may be made where the driver is not: a warning."""
+    """Raise ToolchainError if the program cannot start here; for a GPU build only warn, as the driver may be on another machine."""
     try:
         done = subprocess.run(
             [str(program), "--help"],

@@ -1,4 +1,4 @@
-"""Where the managed llama.cpp lives: the cache folder, what is installed in it, and the lock of an installation."""
+"""Where the managed llama.cpp is: the cache folder, what is installed in it, and the lock of an installation."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     if given := os.environ.get("BITCLASS3_CACHE"):
         return Path(given).expanduser().absolute()
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if xdg.is_absolute():  # the standard says that a relative one is to be ignored
+    if xdg.is_absolute():  # the XDG standard says that a relative path is ignored
         return xdg / "bitclass3"
     try:
         return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "bitclass3"
@@ -75,7 +75,7 @@ def installed() -> list[Toolchain]:
 
 @contextmanager
 def locked(path: Path, progress: Progress) -> Iterator[tuple[int, ...]]:
-    """Hold a lock file; while another process holds it, say so and wait. Gives the descriptor that children must inherit."""
+    """Hold a lock file; if another process holds it, say so and wait. Yields the descriptor that child processes must inherit."""
     import fcntl  # not on Windows, where nothing is built
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pinned source releases of llama.cpp: the registry package llama-cpp-python carries one, whole, in ``vendor/llama.cpp``."""
+"""The pinned source releases of llama.cpp; the registry package llama-cpp-python has one in ``vendor/llama.cpp``."""
 
 import importlib.util
 import shutil
@@ -47,14 +47,14 @@ DEFAULT_VERSION = "0.3.36"
 
 
 def release_of(version: str) -> Release:
-    """The pinned release. Raises ConfigError for another version: what is not pinned is not built."""
+    """The pinned release. Raises ConfigError for another version: only pinned releases are built."""
     if version not in RELEASES:
         raise ConfigError(f"no pinned release {version!r} of {_PACKAGE}{did_you_mean(version, RELEASES)}")
     return RELEASES[version]
 
 
 def fetch(release: Release, folder: Path, progress: Progress) -> Path:
-    """The verified archive in ``folder``, downloaded if need be. Raises ToolchainError if it cannot be had as it was pinned."""
+    """The archive in ``folder``, downloaded if it is not there. Raises ToolchainError if the pinned file cannot be had."""
     archive = folder / release.file_name
     if archive.is_file():
         if sha256_file(archive) == release.sha256:
@@ -79,8 +79,8 @@ def fetch(release: Release, folder: Path, progress: Progress) -> Path:
 
 
 def _download(release: Release, part: Path, folder: Path) -> Path:
-    """Have pip download the archive: it knows the user's registries, proxies and certificates, and checks the hash before
-    it runs the package's build backend for the metadata."""
+    """Let pip download the archive: pip knows the user's registries, proxies and certificates. It checks the hash before it runs
+    the package's build backend for the metadata."""
     wanted = part / "requirements.txt"
     wanted.write_text(f"{_PACKAGE}=={release.version} --hash=sha256:{release.sha256}\n", encoding="utf-8")
     command = [
@@ -106,9 +106,9 @@ def _download(release: Release, part: Path, folder: Path) -> Path:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Write the archive's llama.cpp, and nothing else of it, as the new folder ``into``; it appears when complete.
+    """Write the archive's llama.cpp, and nothing else, as the new folder ``into``, which appears when it is complete.
 
-    Raises ToolchainError for a member that has no place in a source release: nothing of it is then kept.
+    Raises ToolchainError for a member that does not belong in a source release: then nothing is kept.
     """
     part = into.with_name(f".{into.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -149,7 +149,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
         return
     if not member.isreg():
         raise tarfile.TarError(f"member {member.name!r} is no regular file")
-    if data_filter := getattr(tarfile, "data_filter", None):  # Python's own opinion, from 3.10.12, 3.11.4 and 3.12 on
+    if data_filter := getattr(tarfile, "data_filter", None):  # Python's own check, from 3.10.12, 3.11.4 and 3.12 on
         data_filter(member, str(root))
     target = root.joinpath(*inner)
     target.parent.mkdir(parents=True, exist_ok=True)

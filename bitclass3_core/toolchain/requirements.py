@@ -1,4 +1,4 @@
-"""What a build needs on this machine: cmake, ninja or make, a compiler, the SDK of the back end; checked before the download."""
+"""What a build needs on this machine: cmake, ninja or make, a compiler, the SDK of the back end. Checked before the download."""
 
 import os
 import shlex
@@ -30,7 +30,7 @@ _SDK_HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What was found."""
+    """The tools that were found."""
 
     cmake: str
     generator: str  # as cmake calls it
@@ -38,7 +38,7 @@ class Tools:
 
 
 def search_path() -> str:
-    """PATH, the scripts of this Python (`pip install cmake ninja` puts them there, the environment may not be activated), our own."""
+    """PATH, then the scripts of this Python (where `pip install cmake ninja` puts them), then the tools that bitclass3 installed."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts"), *tools_path()])
 
 
@@ -51,7 +51,7 @@ def require_backend(backend: str) -> None:
 
 
 def _compiler(variable: str, names: tuple[str, ...]) -> str | None:
-    """The compiler that cmake will take: ``$CC`` or ``$CXX``, which may hold flags, else the usual names."""
+    """The compiler that cmake will use: ``$CC`` or ``$CXX``, which may contain flags, else one of ``names``."""
     given = shlex.split(os.environ.get(variable, ""))[:1]
     found = (shutil.which(name, path=search_path()) for name in given or names)
     return next((path for path in found if path), None)
@@ -67,7 +67,7 @@ def _hint(missing: list[str]) -> str:
 
 
 def require_tools(backend: str) -> Tools:
-    """The tools that a build for that back end needs. Raises ToolchainError that names all that are missing and how to get them."""
+    """The tools that a build for that back end needs. Raises ToolchainError, which names all that are missing and how to get them."""
     if sys.platform == "win32":
         raise ToolchainError(
             "llama.cpp is built on Linux and macOS only; unpack a release of llama.cpp and set LLAMA_CPP_DIR to it"

@@ -1,4 +1,4 @@
-"""Running a program of llama.cpp: an argument list and no shell, its output as it comes, and one clear error when it ends badly."""
+"""Runs a program of llama.cpp: an argument list and no shell, its output piece by piece, and one clear error if it fails."""
 
 import codecs
 import os
@@ -12,14 +12,14 @@ from bitclass3_core.errors import ToolchainError
 
 Listener = Callable[[str], None]
 _LAST_LINES = 6
-_KEPT_CHARS = 4 << 20  # of the output; programs that print for days must not fill the memory
+_KEPT_CHARS = 4 << 20  # of the output, so that a program that prints for days does not fill the memory
 _TOO_OLD = re.compile(r"(?:invalid|unknown|unrecognized) (?:argument|option)s?:? *'?(--?[\w-]+)", re.IGNORECASE)
 _KILLED = (signal.SIGKILL, signal.SIGTERM)
 _SECONDS_TO_END = 10
 
 
 class ProgramFailed(ToolchainError):
-    """A program ended with an error; ``output`` is what it had printed."""
+    """A program ended with an error; ``output`` is what it printed."""
 
     def __init__(self, message: str, output: str) -> None:
         super().__init__(message)
@@ -29,10 +29,10 @@ class ProgramFailed(ToolchainError):
 def run_program(
     command: Sequence[str], folder: Path | None = None, listener: Listener | None = None, environment: dict[str, str] | None = None
 ) -> str:
-    """Run a command in ``folder``; returns all that it printed, stdout and stderr as they came. ``listener`` gets every piece.
+    """Run a command in ``folder``; returns all that it printed, stdout and stderr together. ``listener`` gets every piece.
 
-    Raises ProgramFailed if it ends with an error, crashes or does not know an option, ToolchainError if it cannot be started. On
-    any exception of ours (Ctrl-C too) the program is ended first.
+    Raises ProgramFailed if it ends with an error, crashes or does not know an option, ToolchainError if it cannot be started. If this
+    process raises (Ctrl-C too), the program is ended first.
     """
     name = Path(command[0]).name
     try:
@@ -58,7 +58,7 @@ def run_program(
 
 
 def capture_program(command: Sequence[str]) -> tuple[str, str]:
-    """(stdout, stderr) of a command that takes seconds. Raises as ``run_program`` does."""
+    """(stdout, stderr) of a short command. Raises the errors of ``run_program``."""
     try:
         done = subprocess.run(
             list(command), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
@@ -102,13 +102,13 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def last_lines(output: str, n_lines: int = _LAST_LINES) -> str:
-    """The last lines of an output in one: ``a | b | c``."""
+    """The last lines of an output, as one line: ``a | b | c``."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return " | ".join(lines[-n_lines:]) or "none"
 
 
 def _unknown_option(arguments: Sequence[str], output: str) -> str | None:
-    """The option that a program refuses: it says so, or it prints its usage, which lacks it."""
+    """The option that a program refuses: it says so, or it prints its usage without that option."""
     if found := _TOO_OLD.search(output):
         return found[1]
     if "usage:" not in output:
@@ -139,7 +139,7 @@ class Steps:
         self._rest = ""
 
     def __call__(self, text: str) -> None:
-        """Take the next piece of output; a match may be cut by its end, so the rest waits for the next piece."""
+        """Take the next piece of output. A match may go over its end, so the rest is kept for the next piece."""
         self._rest += text
         end = 0
         for match in self._pattern.finditer(self._rest):

@@ -1,5 +1,7 @@
-"""Report ``explorer``: explorer.html, a page of its own, with every file's size and divergence, every tensor's type, cost and score,
-and a slider over the size that solves again in the page, as the solver ``lagrangian`` does."""
+"""Report ``explorer``: explorer.html, one page with every file's size and divergence and every tensor's type, cost and score.
+
+A slider chooses another size; the page then solves again, as the solver ``lagrangian`` does.
+"""
 
 import html
 import json
@@ -18,7 +20,7 @@ _SCRIPTS = ("solver.js", "sizes.js", "charts.js", "explorer.js")
 
 
 class ExplorerOptions(BaseModel):
-    """``compared`` are results of bitclass3 compare (compare.json) whose files are shown beside the run's own."""
+    """``compared`` lists results of bitclass3 compare (compare.json); their files are shown beside the run's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +45,7 @@ def page(title: str, data: str) -> str:
         "title": html.escape(title),
         "style": (folder / "explorer.css").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
-        "data": data.replace("<", "\\u003c"),  # nothing in it may end the script
+        "data": data.replace("<", "\\u003c"),  # so that nothing in the data can end the script
         "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     }
     before, *pieces = (folder / "explorer.html").read_text(encoding="utf-8").split("{{")

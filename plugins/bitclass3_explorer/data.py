@@ -1,4 +1,4 @@
-"""What the explorer's page knows: tensors, types, costs, the solver's problem, and every file with what was measured of it."""
+"""The data of the explorer's page: tensors, types, costs, the solver's problem, and every file with its measured figures."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from bitclass3_core.results import Candidate, Run
 
 
 def explorer_data(run: Run, compared: Sequence[Candidate]) -> dict[str, Any]:
-    """Plain data for JSON; tensors and types stand in lists and are named by their place there."""
+    """Plain data for JSON; tensors and types are in lists, and are referred to by their index."""
     candidates = [*run.candidates, *compared]
     tensors = [info for name, info in run.model.tensors.items() if name in run.architecture.quantizable]
     names = _types(run, candidates)
@@ -63,7 +63,7 @@ def _names(tensors: Sequence[Any]) -> dict[str, int]:
 
 
 def _types(run: Run, candidates: Sequence[Candidate]) -> list[str]:
-    """Every type that is priced, offered or given, smallest first."""
+    """Every type that has a cost, is a choice or is given to a tensor, smallest first."""
     found = {q for cells in run.costs.costs.values() for q in cells}
     found |= {q for candidate in candidates for q in candidate.allocation.qtypes.values()}
     found |= {choice.qtype for group in (run.problem.groups if run.problem else ()) for choice in group.choices}
@@ -71,18 +71,18 @@ def _types(run: Run, candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _fixed_bits(model: Model, quantizable: frozenset[str]) -> int:
-    """Bits of the tensors that are never quantized, alignment left out as in bpw."""
+    """Bits of the tensors that are never quantized, without alignment, as in bpw."""
     return sum(8 * info.source_bytes for name, info in model.tensors.items() if name not in quantizable)
 
 
 def _costs(run: Run, tensor: str, names: Sequence[str]) -> dict[int, float]:
-    """Cost by place of the type; a type that the tensor cannot have has none."""
+    """Costs by index of the type; a type that the tensor cannot have has no cost."""
     cells = run.costs.costs.get(tensor, {})
     return {names.index(q): cell.cost for q, cell in cells.items() if math.isfinite(cell.cost)}
 
 
 def _problem(problem: Problem | None, tensors: Mapping[str, int], names: Sequence[str]) -> dict[str, Any] | None:
-    """The problem that the page's slider solves; None where there is none, or two budgets, of which it knows one."""
+    """The problem that the page's slider solves; None if there is none, or if it has two budgets, as the page knows one."""
     if problem is None or problem.gpu_budget_bytes is not None:
         return None
     groups = [

@@ -1,9 +1,9 @@
-"""What ggml's blocks say of each weight: a code between scales, read from a quantized row and put back with other codes.
+"""The code of each weight in ggml's blocks: read from quantized rows, and written back with other codes.
 
-    weight = step * value(code) + offset        step and offset by the block's scales; value the code itself, or IQ4's table
+    weight = step * value(code) + offset        step and offset come from the block's scales; value is the code itself, or IQ4's table
 
-Layouts as in llama.cpp's ggml-common.h and the dequantize_row functions of ggml-quants.c. Grids (IQ1, IQ2, IQ3) are no codes of single
-weights and are not here.
+Layouts are those of llama.cpp's ggml-common.h and of the dequantize_row functions in ggml-quants.c. The types with grids (IQ1, IQ2,
+IQ3) are not here: in them a code stands for several weights.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from bitclass3_core.model import FloatArray
 from bitclass3_core.qtypes import QType
 
-Bytes = NDArray[Any]  # of np.uint8; shifts and masks make numpy's own types wider than what they give
+Bytes = NDArray[Any]  # of np.uint8; numpy types the results of shifts and masks too widely
 IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-_SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]  # four 2-bit fields of a byte
+_SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]  # of the four 2-bit fields of a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ _Unpacked = tuple[Bytes, FloatArray, FloatArray]  # codes [n_blocks, block], ste
 class _Format:
     bits: int
     read: Callable[[Bytes], _Unpacked]
-    write: Callable[[Bytes, Bytes], None]  # (blocks [n_blocks, type size] to change, codes [n_blocks, block])
+    write: Callable[[Bytes, Bytes], None]  # (blocks [n_blocks, type size], changed in place, codes [n_blocks, block])
     is_table: bool = False
 
 
 def _half(blocks: Bytes, begin: int) -> FloatArray:
-    """The float16 at that byte of every block, [n_blocks, 1]."""
+    """The float16 at a byte offset in every block, [n_blocks, 1]."""
     return np.ascontiguousarray(blocks[:, begin : begin + 2]).view(np.float16).astype(np.float32)
 
 
@@ -110,7 +110,7 @@ def _write_nibbles(begin: int) -> Callable[[Bytes, Bytes], None]:
 
 def _read_q8_0(blocks: Bytes) -> _Unpacked:
     step = _half(blocks, 0)
-    return blocks[:, 2:] ^ 128, step, -128 * step  # signed bytes counted from -128
+    return blocks[:, 2:] ^ 128, step, -128 * step  # signed bytes; the codes count from -128
 
 
 def _write_q8_0(blocks: Bytes, codes: Bytes) -> None:
@@ -217,7 +217,7 @@ _FORMATS = {
 
 
 def has_codes(q: QType) -> bool:
-    """Whether weights of that type have codes of their own."""
+    """Whether each weight of that type has a code of its own."""
     return q.name in _FORMATS
 
 
@@ -232,7 +232,7 @@ def unpack(data: Bytes, q: QType) -> Codes:
 
 
 def repack(data: Bytes, q: QType, codes: Bytes) -> Bytes:
-    """The rows with the same scales and these codes [n_rows, n_in]."""
+    """The rows [n_rows, row bytes] with the same scales and with these codes [n_rows, n_in]."""
     out: Bytes = np.ascontiguousarray(data).copy()
     _FORMATS[q.name].write(out.reshape(-1, q.type_size), codes.reshape(-1, q.block_size))
     return out

@@ -1,17 +1,18 @@
-"""Rounding with error feedback: columns not yet rounded take up the error of those that are, then every code is looked at again.
+"""Rounding with error feedback: each column's error is made up for in later columns, then every code is chosen again.
 
 For rows W [n, n_in] and A = E[x x^T] of the layer's inputs, the error of the layer's output is tr(D A D^T), D = Q - W. ggml's kernel sets
-the scales of a block of columns, on the weights as the columns before have left them; then the codes are chosen one column at a time
-(Frantar et al. 2022, "GPTQ": with U the upper Cholesky factor of A^-1, column j's error over U_jj, times row j of U, is taken off the columns
-that follow). At last each code is set to the best one given all others, a few times over (cyclic coordinate descent; Behdin et al. 2023,
-"QuantEase"). Types without codes of single weights (the grids of IQ1, IQ2, IQ3) are rounded block by block, and the columns after a block
-take up its error. Every row stays as plain rounding has it where that has the smaller error.
+the scales of a block of columns, after earlier columns have changed its weights. Then the codes are chosen one column at a time
+(Frantar et al. 2022, "GPTQ"): with U the upper Cholesky factor of A^-1, column j's error over U_jj, times row j of U, is taken off the
+columns that follow. At last each code is set to the best one given all others, several times (cyclic coordinate descent; Behdin et al.
+2023, "QuantEase"). Types without a code for each weight (the grids of IQ1, IQ2, IQ3) are rounded block by block, and the columns after a
+block make up for its error. A row keeps its plain rounding if that has the smaller error.
 
-All of this runs on the CPU, whatever the model ran on: it is thousands of small steps between ggml's kernels, which a GPU would wait for.
+All of this runs on the CPU, even if the model runs on a GPU: it is thousands of small steps between ggml's kernels, and a GPU would
+mostly wait.
 
-Rows are not independent either: with G = E[g g^T] of the gradients at the outputs the loss is tr(G D A D^T) (Tseng et al. 2025, "Model-Preserving
-Adaptive Rounding"). Given all other rows, a group of rows R is best near W_R - G_RR^-1 G_R,rest D_rest; groups of rows that lie far
-apart are set again, one group after the other.
+Rows depend on each other too: with G = E[g g^T] of the gradients at the outputs the loss is tr(G D A D^T) (Tseng et al. 2025,
+"Model-Preserving Adaptive Rounding"). Given all other rows, a group of rows R is best near W_R - G_RR^-1 G_R,rest D_rest. Groups are
+made of rows that lie far apart, and are set again one after the other.
 """
 
 from collections.abc import Sequence
@@ -27,28 +28,28 @@ from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import IQ4_VALUES, Bytes, Codes, has_codes, repack, unpack
 from bitclass3_gguf.columns import improve_codes, set_codes
 
-DAMPING = 0.02  # of the mean of A's diagonal, added to it: few tokens leave directions of which nothing is known
+DAMPING = 0.02  # share of the mean of A's diagonal that is added to it: few tokens say nothing about some directions
 SCALE_BLOCK = 256  # columns whose scales are set together; a multiple of every type's block
-INNER_BLOCK = 64  # columns between two matrix products: within, errors go from column to column
+INNER_BLOCK = 64  # columns between two matrix products; inside, errors pass from column to column
 GROUP_ROWS = 48  # rows that are set again at the same time
-GRADIENT_DAMPING = 0.1  # of the mean of G's diagonal
+GRADIENT_DAMPING = 0.1  # share of the mean of G's diagonal that is added to it
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What all rows of a layer share: A [n_in, n_in], and U with A^-1 = U^T U of the damped A."""
+    """The matrices that all rows of a layer share: A [n_in, n_in], and U with A^-1 = U^T U for the damped A."""
 
     a: torch.Tensor
     u: torch.Tensor
 
     @classmethod
     def of(cls, a: torch.Tensor) -> "Moments":
-        """From A. Raises ValueError if it is not finite."""
+        """The moments of A. Raises ValueError if A is not finite."""
         if not bool(torch.isfinite(a).all()):
             raise ValueError("the inputs' second moments are not finite")
         lower = torch.linalg.cholesky(_damped(a, DAMPING, torch.float64))
         inverse = torch.cholesky_inverse(lower)
-        del lower  # of 12,288 columns each of them takes 1.1 GiB
+        del lower  # with 12,288 columns each matrix takes 1.1 GiB
         return cls(a.float(), torch.linalg.cholesky(inverse, upper=True).float())
 
 
@@ -67,7 +68,7 @@ def output_errors(difference: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """What the codes of some columns can be: steps and offsets [n, columns]."""
+    """The values that codes of some columns can have: steps and offsets [n, columns]."""
 
     step: FloatArray
     offset: FloatArray
@@ -79,11 +80,11 @@ class _Grid:
         return cls(found.step, found.offset, found.largest, IQ4_VALUES if found.is_table else IQ4_VALUES[:0])
 
     def rows(self, rows: Any) -> "_Grid":
-        """That of some of the rows."""
+        """The grid of some of the rows."""
         return _Grid(self.step[rows], self.offset[rows], self.largest, self.table)
 
     def columns(self, begin: int, end: int) -> tuple[FloatArray, FloatArray, np.float32, FloatArray]:
-        """As ``columns.py`` takes it, of some of the columns."""
+        """The grid of some of the columns, as ``columns.py`` takes it."""
         return (*_arrays(self.step[:, begin:end], self.offset[:, begin:end]), np.float32(self.largest), self.table)
 
 
@@ -93,7 +94,7 @@ def _arrays(*values: torch.Tensor | FloatArray) -> list[FloatArray]:
 
 
 class _Rows:
-    """A slab of rows on its way: weights, chosen codes, and the scales' bytes, block after block."""
+    """A slab of rows while it is rounded: weights, the codes so far, and the bytes with the scales, block after block."""
 
     def __init__(self, weights: torch.Tensor, moments: Moments, q: QType) -> None:
         self.weights, self.moments, self.q = weights, moments, q
@@ -110,7 +111,7 @@ class _Rows:
             if not has_codes(self.q):
                 self._round_block(left, begin, end)
                 continue
-            # of a column, when those after it take up its error
+            # cost of a column's error, if later columns make up for it
             data = self._quantized(left[:, begin:end], 1 / self.moments.u.diagonal()[begin:end].square())
             self.grids.append(_Grid.of(unpack(data, self.q)))
             for inner in range(begin, end, INNER_BLOCK):
@@ -122,7 +123,7 @@ class _Rows:
 
     def _round_block(self, left: torch.Tensor, begin: int, end: int) -> None:
         u = self.moments.u[begin:end, begin:end]
-        # of a column, when those after the block take up its error: the diagonal of (U^T U)^-1
+        # cost of a column's error, if the columns after the block make up for it: the diagonal of (U^T U)^-1
         importance = torch.linalg.solve_triangular(u, torch.eye(end - begin), upper=True).square().sum(1)
         rounded = torch.from_numpy(dequantize(self._quantized(left[:, begin:end], importance), self.q))
         self.rounded[:, begin:end] = rounded
@@ -142,7 +143,7 @@ class _Rows:
         self.rounded[:, begin:end] = torch.from_numpy(rounded)
 
     def again(self) -> None:
-        """Set each code to the best one given all others, once around; nothing to do where there are no codes."""
+        """Set each code once to the best one given all others; nothing happens if the type has no codes."""
         if not self.grids:
             return
         a = self.moments.a
@@ -159,14 +160,14 @@ class _Rows:
             slope += (self.rounded[:, begin:end] - before) @ a[begin:end]
 
     def part(self, rows: IndexArray, wanted: torch.Tensor) -> "_Rows":
-        """Some of the rows, as they are, with other weights to come near to."""
+        """Some of the rows as they are now, with other weights as their target."""
         part = _Rows(wanted, self.moments, self.q)
         part.codes, part.rounded = self.codes[rows], self.rounded[rows]
         part.grids = [grid.rows(rows) for grid in self.grids]
         return part
 
     def again_together(self, g: torch.Tensor) -> None:
-        """Set the codes of each group of rows to the best ones given all others, once around, where outputs count by ``g``."""
+        """Set the codes of each group of rows once to the best ones given all other rows; ``g`` weights the outputs."""
         n_groups = max(1, len(self.weights) // GROUP_ROWS)
         difference = self.rounded - self.weights
         for first in range(n_groups):
@@ -193,7 +194,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class RoundedRows:
-    """Rows rounded one by one, and plainly: bytes [n, row bytes], and errors as sums of d A d^T over the rows."""
+    """Rows rounded one by one, and the same rows rounded plainly: bytes [n, row bytes], and errors as sums of d A d^T over rows."""
 
     data: Bytes
     plain: Bytes
@@ -202,13 +203,13 @@ class RoundedRows:
 
     @classmethod
     def joined(cls, parts: "Sequence[RoundedRows]") -> "RoundedRows":
-        """Slabs of rows, one below the other."""
+        """Slabs of rows, put together one below the other."""
         data, plain = (np.concatenate([getattr(part, which) for part in parts]) for which in ("data", "plain"))
         return cls(data, plain, sum(part.kept_error for part in parts), sum(part.plain_error for part in parts))
 
 
 def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: Moments, rounds: int) -> RoundedRows:
-    """Rows [n, n_in], each with feedback or as plain rounding has it, whichever has the smaller error."""
+    """Rows [n, n_in], each rounded with feedback or plainly, whichever has the smaller error."""
     weights = torch.from_numpy(np.ascontiguousarray(rows))
     plain = quantize(rows, q, imatrix)
     plain_errors = output_errors(torch.from_numpy(dequantize(plain, q)) - weights, moments.a)
@@ -223,7 +224,7 @@ def round_rows(rows: FloatArray, q: QType, imatrix: FloatArray | None, moments: 
 
 
 def round_together(rows: FloatArray, q: QType, moments: Moments, g: torch.Tensor, rounds: int) -> Bytes:
-    """Bytes [n, row bytes] of all rows [n, n_in] of a tensor, rounded for tr(G D A D^T); ``g`` is G [n, n]. For types that have codes."""
+    """Bytes [n, row bytes] of all rows [n, n_in] of a tensor, rounded for tr(G D A D^T); ``g`` is G [n, n]. The type must have codes."""
     slab = _Rows(torch.from_numpy(np.ascontiguousarray(rows)), moments, q)
     slab.forward()
     slab.again()

@@ -21,16 +21,17 @@ class Options(PluginOptions):
 
     threads: int = Field(0, ge=0, description="0: all cores")
     rounding: Literal["plain", "feedback"] = Field(
-        "plain", description="plain: as llama-quantize; feedback: columns take up each other's error (needs the HF folder and text)"
+        "plain",
+        description="plain: as llama-quantize; feedback: later columns make up for each column's error (needs the HF folder and text)",
     )
     n_tokens: int = Field(16384, gt=0, description="feedback: calibration tokens")
     n_ctx: int = Field(512, gt=1, description="feedback and tuning: tokens a chunk")
     seed: int = Field(0, description="feedback: of the sampled labels")
-    rounds: int = Field(2, ge=0, description="feedback: how often every code is looked at again")
+    rounds: int = Field(2, ge=0, description="feedback: how often every code is chosen again")
     memory_gib: float = Field(
         4.0,
         gt=0,
-        description="feedback: memory for the second moments, and as much again for tensors under way; less means more passes",
+        description="feedback: memory for the second moments, and as much again for tensors in work; less means more passes",
     )
     keep_rounded: bool = Field(
         False, description="feedback: leave the rounded tensors in the run's folder, for another export of the same types"
@@ -40,7 +41,7 @@ class Options(PluginOptions):
         ge=0,
         description="steps, each over one chunk, in which the scales of all blocks are tuned to the source's predictions; 0: none",
     )
-    tuning_rate: float = Field(1e-4, gt=0, le=0.1, description="tuning: the relative change of a scale in a step, about")
+    tuning_rate: float = Field(1e-4, gt=0, le=0.1, description="tuning: about the relative change of a scale in one step")
     device: str = Field("auto", description="feedback and tuning: auto, cpu, cuda, cuda:1, mps")
     dtype: str = Field(
         "auto", description="feedback and tuning: auto (float32 on the CPU, bfloat16 on a GPU), float32, bfloat16, float16"

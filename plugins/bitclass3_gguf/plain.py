@@ -1,4 +1,4 @@
-"""A tensor quantized as llama-quantize does: by ggml's kernels, in slabs of rows, guided by the imatrix."""
+"""Quantizes a tensor as llama-quantize does: by ggml's kernels, in slabs of rows, guided by the imatrix."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,11 +11,11 @@ from bitclass3_core.model import Model, TensorInfo
 from bitclass3_core.qtypes import QType
 from bitclass3_core.sensitivity import Sensitivity
 
-_SLAB_WEIGHTS = 1 << 22  # rows quantized by one call of one thread
+_SLAB_WEIGHTS = 1 << 22  # weights that one call in one thread quantizes at most
 
 
 def _slabs(info: TensorInfo) -> list[slice]:
-    """Row ranges of at most ``_SLAB_WEIGHTS`` weights, none across two experts."""
+    """Row ranges of at most ``_SLAB_WEIGHTS`` weights; none has rows of two experts."""
     per_expert = info.n_rows // info.n_experts
     step = max(1, min(per_expert, _SLAB_WEIGHTS // info.n_in))
     return [
@@ -26,9 +26,9 @@ def _slabs(info: TensorInfo) -> list[slice]:
 
 
 def quantized_tensor(model: Model, name: str, q: QType, sensitivity: Sensitivity, pool: ThreadPoolExecutor) -> NDArray[np.uint8]:
-    """The tensor's bytes at that type, [n_rows, row bytes]; raw bytes if it keeps its type.
+    """The tensor's bytes at that type, [n_rows, row bytes]; its stored bytes if it keeps its type.
 
-    Raises UnusableTypeError or ModelFileError with the tensor's name where it cannot be quantized.
+    Raises UnusableTypeError or ModelFileError with the tensor's name if it cannot be quantized.
     """
     info, known = model.tensors[name], sensitivity.tensors.get(name)
     imatrix = None if known is None else np.atleast_2d(known.imatrix)

@@ -1,8 +1,8 @@
-"""The half-precision factors of ggml's blocks: what each of them multiplies, and the same block with other ones.
+"""The half-precision factors of ggml's blocks: what each factor multiplies, and blocks with changed factors.
 
     weights of a block = first factor * what it multiplies + second factor * what it multiplies
 
-The second is the block's minimum, where the type has one. Places of the factors as in llama.cpp's ggml-common.h.
+The second factor is that of the block's minimum; some types have none. Places of the factors are those of llama.cpp's ggml-common.h.
 """
 
 from collections.abc import Sequence
@@ -38,17 +38,17 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def has_scales(q: QType) -> bool:
-    """Whether blocks of that type have factors of their own that can be changed."""
+    """Whether blocks of that type have factors that can be changed."""
     return q.name in _PLACES
 
 
 def n_factors(q: QType) -> int:
-    """Factors of a block: two where it has a minimum."""
+    """Number of factors of a block: two if it has a minimum, else one."""
     return len(_PLACES[q.name])
 
 
 def parts(data: Bytes, q: QType) -> list[FloatArray]:
-    """What each factor contributes to the weights [n_rows, n_in] of rows [n_rows, row bytes]; their sum is the weights."""
+    """What each factor adds to the weights [n_rows, n_in] of rows [n_rows, row bytes]; the sum over factors is the weights."""
     places = _PLACES[q.name]
     if len(places) == 1:
         return [dequantize(data, q)]
@@ -64,7 +64,7 @@ def parts(data: Bytes, q: QType) -> list[FloatArray]:
 
 
 def scaled(data: Bytes, q: QType, ratios: Sequence[FloatArray]) -> Bytes:
-    """The rows with every factor times its ratio [n_rows, n_blocks], to the nearest half-precision number."""
+    """The rows with every factor times its ratio [n_rows, n_blocks], rounded to the nearest half-precision number."""
     out: Bytes = np.ascontiguousarray(data).copy()
     blocks = out.reshape(-1, q.type_size)
     for place, ratio in zip(_PLACES[q.name], ratios, strict=True):

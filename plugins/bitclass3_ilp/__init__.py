@@ -1,13 +1,13 @@
-"""The exact solver: bounds and branches make the problem small, an exact walk or OR-Tools CP-SAT proves what is left.
+"""The exact solver: bounds and branches make the problem small, an exact walk or OR-Tools CP-SAT solves the rest.
 
-1. The Lagrangian dual of the whole gives a bound; fill and swaps give an answer close to it.
+1. The Lagrangian dual of the whole problem gives a bound; ``fill`` and ``swapped`` give an answer close to it.
 2. The choices of the few groups that hold much of the bytes become branches, each bounded by its own dual.
-3. In a branch, a choice whose reduced cost exceeds the gap between bound and answer cannot be in a better one: it goes.
-4. What is left is walked through exactly in real-valued costs; where that grows too large, CP-SAT takes it over.
+3. In a branch, a choice whose reduced cost exceeds the gap between bound and answer cannot be in a better answer: it is dropped.
+4. An exact walk with real-valued costs solves what is left; if the walk grows too large, CP-SAT solves it.
 
-With a second budget (bytes on the GPU) the problem is first solved without it: where that answer fits, it is the best. Else the
-dual has two multipliers, branches and choices are dropped by that bound, and the walk takes the groups on the GPU first.
-CP-SAT, with both budgets, takes over where a group lies in both memories.
+With a second budget (bytes on the GPU) the problem is first solved without it. If that answer fits, it is the best. Otherwise the dual
+has two multipliers, its bound drops branches and choices, and the walk takes the groups on the GPU first. CP-SAT, with both budgets,
+takes over if a group lies in both memories.
 """
 
 import time
@@ -29,16 +29,16 @@ from bitclass3_ilp.frontier import UnfinishedError, walk
 
 # states that the walk may try in one branch before CP-SAT takes over: half a second, 150 MB
 MAX_WORK = 3_000_000
-# below this share of the cost, answers count as equal: the rounding of sums of doubles is smaller
+# answers whose costs differ by less than this share count as equal: the rounding of sums of doubles is smaller
 EQUAL = 1e-12
-# branches to look for a better first answer in; the others are mostly dropped for it
+# branches in which a better first answer is searched; it drops most of the others
 N_POLISHED = 32
 
 
 class Options(BaseModel):
     """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough.
 
-    ``start`` is a GGUF or a tensor-type file whose types are a first answer, where they fit: the search only looks for better ones.
+    ``start`` is a GGUF or a tensor-type file. If its types fit, they are the first answer, and the search looks for better ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +65,7 @@ def bitclass3_solve(problem: Problem, options: Options) -> Allocation:
 
 
 def start_picks(problem: Problem, file: Path) -> Ints:
-    """The choices nearest below the types of a file: those that no choice lies below, or that it does not name, are the smallest."""
+    """For each group the choice nearest below the file's type; the smallest choice if none is below, or the file names none."""
     types = types_in_file(file, [name for group in problem.groups for name in group.tensors])
     picks = []
     for group in problem.groups:
@@ -75,7 +75,7 @@ def start_picks(problem: Problem, file: Path) -> Ints:
 
 
 class Search:
-    """One search: the best picks so far with their cost, and whether every branch was searched to its end."""
+    """One search: the best picks so far, their cost, and whether every branch was searched to its end."""
 
     def __init__(self, tables: Tables, options: Options, deadline: float, first: Ints | None = None) -> None:
         self.tables, self.options, self.deadline = tables, options, deadline
@@ -92,7 +92,7 @@ class Search:
         return self.cost - max(self.options.gap, EQUAL) * abs(self.cost)
 
     def run(self) -> float:
-        """Search every branch; returns the cost that no answer beats."""
+        """Search every branch; returns a lower bound on the cost of every answer."""
         if self.dual.bound >= self.limit:
             return self.dual.bound
         branches = branches_of(self.tables, self.limit, self.dual.gpu_multiplier)
@@ -103,13 +103,13 @@ class Search:
         return max(self.dual.bound, min([proven, *bounds]))
 
     def offer(self, picks: Ints) -> None:
-        """Take ``picks`` if they fit and cost less."""
+        """Make ``picks`` the best answer if they fit and cost less."""
         cost = self.tables.cost_of(picks)
         if cost < self.cost and self.tables.fits(picks):
             self.picks, self.cost = picks, cost
 
     def _search(self, branch: Branch) -> float:
-        """Find the best answer of a branch; returns what no answer left in it beats, infinite where it was searched to its end."""
+        """Find the best answer of a branch; returns a lower bound on the answers left in it, infinite if it was searched to its end."""
         dual = lagrangian_dual(branch.rest)
         limit = self.limit - branch.fixed_cost
         if max(dual.bound, branch.bound - branch.fixed_cost) >= limit:
@@ -129,7 +129,7 @@ class Search:
         return np.inf
 
     def _cp_sat(self, core: Tables) -> cp_sat.Solved:
-        """CP-SAT's answer to a core that fits, in the time left."""
+        """CP-SAT's answer to the core within the time that is left."""
         hint = best_effort(core, lagrangian_dual(core))
         seconds = self.deadline - time.monotonic()
         if seconds <= 0:

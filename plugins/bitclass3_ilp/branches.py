@@ -1,4 +1,4 @@
-"""Branches on the few groups that hold much of the bytes, and the small problem that a branch leaves once it is fixed."""
+"""Branches: the few groups that hold much of the bytes are fixed, and a small problem is left."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import numpy as np
 from bitclass3_core.knapsack.dual import Dual, Ints, Tables, hull_steps, reduced_costs
 from bitclass3_ilp.frontier import Relaxation, grow, start
 
-# one tensor with a tenth or more of the bytes makes the dual of the whole problem weak: the gap is about one of its steps
+# a tensor with a tenth or more of the bytes makes the dual of the whole problem weak: the gap is about one step of that tensor
 BIG_SHARE = 0.05
 MAX_BRANCHES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The problem with some groups fixed: ``rest`` is what remains, ``rows`` its groups; no answer in it beats ``bound``."""
+    """The problem with some groups fixed: ``rest`` is what remains, ``rows`` its groups; no answer in it costs less than ``bound``."""
 
     fixed: Ints
     fixed_cost: float
@@ -23,7 +23,7 @@ class Branch:
     bound: float
 
     def whole(self, picks: Ints) -> Ints:
-        """The answer to the whole problem that goes with ``picks`` for the rest."""
+        """The answer to the whole problem, with ``picks`` for the rest."""
         answer: Ints = self.fixed.copy()
         answer[self.rows] = picks
         return answer
@@ -31,13 +31,13 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """A problem with choices taken out: its tables, and the original choice behind each of theirs."""
+    """A problem without some of its choices: its tables, and for each choice left its number in the original problem."""
 
     tables: Tables
     choices: Ints
 
     def original(self, picks: Ints) -> Ints:
-        """``picks`` of the core as choices of the problem it came from."""
+        """``picks`` of the core as choices of the original problem."""
         answer: Ints = self.choices[np.arange(len(picks)), picks]
         return answer
 
@@ -55,7 +55,7 @@ def branches_of(tables: Tables, limit: float, gpu_multiplier: float = 0.0) -> li
     frontier = start(0, 0.0)
     for row in big:
         is_open[row] = False
-        # a partial answer that another beats in bytes and cost may be the one that fits on the GPU
+        # a partial answer with more bytes and cost than another may be the one that fits on the GPU
         grown = grow(frontier, priced, relaxation, is_open, row, limit + credit, undominated=tables.gpu_bytes is None)
         if len(grown.costs) > MAX_BRANCHES:
             is_open[row] = True

@@ -1,4 +1,4 @@
-"""OR-Tools CP-SAT on what bounding and fixing left: an integer program whose rounding is part of the bound that it reports."""
+"""OR-Tools CP-SAT for a problem that is left of a branch: an integer program; the bound that it reports includes its rounding."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What CP-SAT found, a lower bound on every answer with the rounding taken off, and whether it proved its answer."""
+    """CP-SAT's answer, a lower bound on every answer after allowing for the rounding, and whether the answer is proved."""
 
     picks: Ints
     bound: float
@@ -28,9 +28,9 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
 
     base = tables.costs.min(axis=1)
     extra = tables.costs - base[:, None]
-    # a sum of differences, not a difference of sums: that can fall below the hint's own largest part, which then is left out
+    # a sum of differences: a difference of sums can fall below the largest part of the hint, which then is left out
     worth = float(extra[np.arange(len(hint)), hint].sum())
-    if worth < np.finfo(float).tiny * steps:  # nothing to gain that a float could tell, and no scale that is finite
+    if worth < np.finfo(float).tiny * steps:  # the gain is too small for a float, and the scale would not be finite
         return Solved(hint, float(base.sum()), True)
     scale = steps / worth
     model, variables = _model(replace(tables, costs=extra), worth, scale, hint)
@@ -39,7 +39,7 @@ def solve(tables: Tables, hint: Ints, seconds: float, gap: float = 0.0, steps: i
     solver.parameters.random_seed = SEED
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.relative_gap_limit = gap
-    # its own handler would stay: after a first solve Ctrl-C would end the process at once, without a word or a cleanup
+    # its handler would stay after the first solve: Ctrl-C would end the process at once, without a message or a cleanup
     solver.parameters.catch_sigint_signal = False
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

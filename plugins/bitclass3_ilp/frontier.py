@@ -1,8 +1,8 @@
-"""Partial answers that can still lead to a better one, grown group by group: an exact walk through a small problem.
+"""An exact walk through a small problem: partial answers that can still lead to a better one grow group by group.
 
-Dynamic programming over undominated states with an upper-bound test on each (Pisinger: A minimal algorithm for the
-multiple-choice knapsack problem, EJOR 83, 1995), on real-valued costs: nothing is rounded. Bounding every state by the
-linear relaxation of the groups still open is what branching on a group and bounding each branch by its own dual does.
+It is dynamic programming over undominated states, each tested against an upper bound (Pisinger: A minimal algorithm for the
+multiple-choice knapsack problem, EJOR 83, 1995). Costs are real-valued: nothing is rounded. Every state is bounded by the linear
+relaxation of the groups that are still open, as a branch is bounded by its own dual.
 """
 
 import time
@@ -19,7 +19,7 @@ class UnfinishedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """Partial answers: bytes and cost so far, a bound on every completion, and which choice led here from which parent."""
+    """Partial answers: bytes and cost so far, a bound on every completion, the last choice, and the partial answer before it."""
 
     n_bytes: Ints
     costs: Floats
@@ -36,17 +36,17 @@ class Frontier:
 
 
 def start(n_bytes: int, cost: float) -> Frontier:
-    """The one partial answer that nothing was added to yet, with the bytes and cost of what is fixed."""
+    """The partial answer without any group, with the bytes and cost of the fixed groups."""
     return Frontier(np.full(1, n_bytes), np.full(1, cost), np.full(1, -np.inf), ())
 
 
 def relaxed(tables: Tables, steps: Steps, is_open: Bools, room: Ints) -> Floats:
-    """The least cost of the open groups' linear relaxation within each ``room``, infinite where they do not fit."""
+    """The least cost of the open groups' linear relaxation within each ``room`` (bytes); infinite if they do not fit."""
     taken = is_open[steps.group]
     smallest = int(tables.n_bytes[is_open, 0].sum())
     at = smallest + np.concatenate([[0], np.cumsum(steps.n_bytes[taken])])
     saved = (steps.n_bytes * steps.slope)[taken]
-    # summed from the cheap end: nothing cancels, so small costs keep their digits
+    # summed from the cheap end: nothing cancels, so small costs stay exact
     cost = tables.costs[is_open].min(axis=1).sum() + np.concatenate([np.cumsum(saved[::-1])[::-1], [0.0]])
     least: Floats = np.where(room < smallest, np.inf, np.interp(room, at, cost))
     return least
@@ -54,7 +54,7 @@ def relaxed(tables: Tables, steps: Steps, is_open: Bools, room: Ints) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """What partial answers are bounded with: the linear relaxation of ``tables``, ``price`` for each of their own bytes less ``credit``.
+    """The bound on partial answers: the linear relaxation of ``tables``, plus ``price`` for each of their own bytes, less ``credit``.
 
     No partial answer may have more than ``most`` bytes.
     """
@@ -66,7 +66,7 @@ class Relaxation:
     most: float = np.inf
 
     def bounds(self, n_bytes: Ints, costs: Floats, is_open: Bools) -> Floats:
-        """A bound on every completion of partial answers with so many bytes and such costs."""
+        """A lower bound on every completion of partial answers with these bytes and costs."""
         least = costs + self.price * n_bytes - self.credit
         least = least + relaxed(self.tables, self.steps, is_open, self.tables.budget - n_bytes)
         kept: Floats = np.where(n_bytes <= self.most, least, np.inf)
@@ -76,7 +76,7 @@ class Relaxation:
 def grow(
     frontier: Frontier, tables: Tables, relaxation: Relaxation, is_open: Bools, row: int, limit: float, undominated: bool = True
 ) -> Frontier:
-    """``frontier`` with the group ``row`` added: without states that cannot end below ``limit`` or, if asked, are dominated."""
+    """``frontier`` with the group ``row`` added, without states that cannot end below ``limit`` and, if asked, dominated ones."""
     n_choices = int(np.isfinite(tables.costs[row]).sum())
     n_bytes = (frontier.n_bytes[:, None] + tables.n_bytes[row, :n_choices]).ravel()
     costs = (frontier.costs[:, None] + tables.costs[row, :n_choices]).ravel()
@@ -90,10 +90,10 @@ def grow(
 
 
 def walk(tables: Tables, limit: float, max_work: int, deadline: float, gpu_multiplier: float = 0.0) -> Ints | None:
-    """The best answer that costs less than ``limit``, None where there is none; raises UnfinishedError past its means.
+    """The best answer that costs less than ``limit``; None if there is none.
 
-    Under two budgets the groups on the GPU come first: among those, fewer bytes are fewer bytes on the GPU, and once all are chosen
-    one budget is left. Where a group lies in both memories, that is past the walk's means.
+    Under two budgets the groups on the GPU come first. For them, fewer bytes are fewer bytes on the GPU; after them one budget is left.
+    Raises UnfinishedError past the limits of work and time, and if a group lies in both memories.
     """
     n_choices = np.isfinite(tables.costs).sum(axis=1)
     is_open = n_choices > 1
@@ -111,7 +111,7 @@ def walk(tables: Tables, limit: float, max_work: int, deadline: float, gpu_multi
         priced = tables.priced(gpu_multiplier)
         most = tables.gpu_budget + int(frontier.n_bytes[0] - tables.gpu_bytes[~is_open, 0].sum())
         relaxations.append(Relaxation(priced, hull_steps(priced), gpu_multiplier, gpu_multiplier * most, most))
-    # wide groups first: what they leave open is narrow, so its relaxation is close to the truth
+    # groups with large steps first: the groups left then have small ones, so their relaxation is close to the truth
     order = np.lexsort((tables.n_bytes[:, 0] - tables.n_bytes[:, -1], ~on_gpu))
     order = order[is_open[order]]
     work = 0
@@ -129,7 +129,7 @@ def walk(tables: Tables, limit: float, max_work: int, deadline: float, gpu_multi
 
 
 def _on_gpu(tables: Tables, gpu_bytes: Ints, is_open: Bools) -> Bools:
-    """Which open groups lie on the GPU. Raises UnfinishedError where one lies there in part."""
+    """Which open groups lie on the GPU. Raises UnfinishedError if a group lies there in part."""
     whole: Bools = (gpu_bytes == tables.n_bytes).all(axis=1) & is_open
     if (gpu_bytes[is_open & ~whole] != 0).any():
         raise UnfinishedError

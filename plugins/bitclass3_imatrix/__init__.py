@@ -1,6 +1,6 @@
 """in_power from an imatrix: a file that somebody else made (.gguf or legacy .dat), or made here by llama-imatrix.
 
-For models that torch cannot load. What reaches an expert counts with the share of tokens that are routed to it.
+It is for models that torch cannot load. An expert's in_power counts with the share of tokens that reach it.
 """
 
 from pathlib import Path
@@ -20,13 +20,13 @@ from bitclass3_imatrix.making import MakingOptions, make_imatrix
 
 
 class Options(MakingOptions):
-    """Which file, or how llama-imatrix makes one."""
+    """The imatrix file, or how llama-imatrix makes one."""
 
     path: Path | None = Field(None, description="imatrix file, .gguf or legacy .dat; unset: llama-imatrix makes one of the corpus")
 
 
 def _fitted(values: FloatArray, info: TensorInfo) -> FloatArray:
-    """The vector(s) in the tensor's shape; experts that no token reached get the mean of the others."""
+    """The vector(s) in the tensor's shape; an expert that no token reached gets the mean of the others."""
     flat = values.reshape(-1)
     if flat.size not in (info.n_in, info.n_in * info.n_experts):
         raise ModelFileError(
@@ -40,7 +40,7 @@ def _fitted(values: FloatArray, info: TensorInfo) -> FloatArray:
 
 
 def _row_shares(found: Imatrix, info: TensorInfo) -> FloatArray | None:
-    """The share of tokens [n_rows] that reach each row's expert, each expert counted once more; None for a plain matrix."""
+    """The share of tokens [n_rows] that reach each row's expert, with one token more for each expert; None for a plain matrix."""
     counts = found.counts.get(info.name)
     if info.n_experts == 1 or counts is None or len(counts) != info.n_experts or not found.n_tokens:
         return None
@@ -61,7 +61,7 @@ def _check_coverage(found: Imatrix, model: Model, architecture: Architecture) ->
 
 
 def known_powers(found: Imatrix, model: Model, architecture: Architecture) -> dict[str, TensorSensitivity]:
-    """The powers of every quantizable tensor that the imatrix has: in_power as it stands there, experts' rows by their share of tokens.
+    """The powers of every quantizable tensor in the imatrix: its in_power, and experts' rows by their share of tokens.
 
     Raises ModelFileError for an imatrix of another model.
     """
@@ -73,7 +73,7 @@ def known_powers(found: Imatrix, model: Model, architecture: Architecture) -> di
 
 
 def imatrix_of(model: Model, corpus: Corpus, options: Options, progress: Progress) -> tuple[Imatrix, str]:
-    """(the imatrix of the file, or made of the calibration text; what it was made of)."""
+    """(the imatrix, from the file or made of the calibration text; what it was made of)."""
     if options.path is None:
         return make_imatrix(model, corpus, options, progress), Corpus.fingerprint(corpus.calibration)
     found = read_imatrix(options.path)
@@ -84,7 +84,7 @@ def imatrix_of(model: Model, corpus: Corpus, options: Options, progress: Progres
 def bitclass3_estimate(
     model: Model, architecture: Architecture, corpus: Corpus, options: Options, progress: Progress
 ) -> Sensitivity:
-    """in_power as in the file, or as llama-imatrix finds it; what it lacks is named and filled from its neighbours."""
+    """in_power from the file or by llama-imatrix; notes name missing tensors, which get the mean of their neighbours."""
     found, made_of = imatrix_of(model, corpus, options, progress)
     filled, notes = fill_missing(model, architecture.quantizable, known_powers(found, model, architecture))
     return Sensitivity(filled, "imatrix", found.n_tokens, options.n_ctx, made_of, notes, only_ranks=True)

@@ -1,4 +1,4 @@
-"""An imatrix made by stock llama-imatrix: forward passes over the calibration text, whatever the architecture."""
+"""Makes an imatrix by stock llama-imatrix: forward passes over the calibration text, for any architecture."""
 
 import tempfile
 from pathlib import Path
@@ -14,12 +14,12 @@ from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, run_program
 
 PROGRAM = "llama-imatrix"
-_CHARS_PER_TOKEN = 12  # more than any usual tokenizer makes of a text: the program stops by itself at the chunks asked
+_CHARS_PER_TOKEN = 12  # more than with any usual tokenizer: the program itself stops after the chunks that were asked for
 _CHUNK = r"\[\d+\][\d.a-z-]+,"
 
 
 class MakingOptions(BaseModel):
-    """How llama-imatrix runs, where no file is given."""
+    """How llama-imatrix runs, if no file is given."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,7 +31,7 @@ class MakingOptions(BaseModel):
 
 
 def calibration_text(corpus: Corpus, n_tokens: int) -> str:
-    """The calibration documents one after the other, enough of them for ``n_tokens`` tokens. Raises ConfigError if there are none."""
+    """As many calibration documents as ``n_tokens`` tokens need, joined to one text. Raises ConfigError if there are none."""
     if not corpus.calibration:
         raise ConfigError("no calibration text; give --corpus FILE, or an imatrix with --set estimate.options.path=FILE")
     texts: list[str] = []

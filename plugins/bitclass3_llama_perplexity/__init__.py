@@ -1,6 +1,6 @@
-"""Evaluation by stock llama-perplexity: what llama.cpp's users will see, the quantization of its activations included.
+"""Evaluation by stock llama-perplexity: what llama.cpp's users will see, with its quantization of activations.
 
-It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near its floor (about 5e-4).
+It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near the floor of that (about 5e-4).
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ class Options(PluginOptions):
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     n_ctx: int = Field(512, ge=16, description="tokens a chunk; the second half of each is scored")
-    n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error takes")
+    n_chunks: int = Field(0, ge=0, description="chunks of text; 0: as many as relative_error needs")
     relative_error: float = Field(0.03, gt=0, lt=1, description="wanted standard error of the mean KLD, as a share of it")
     folder: Path | None = Field(None, description="where evaluation/ with the base logits lies; unset: beside the first candidate")
     keep_base: bool = Field(False, description="keep the reference's log-probabilities (gigabytes) for the next evaluation")
@@ -49,14 +49,14 @@ class Options(PluginOptions):
         return self if self.folder is not None else self.model_copy(update={"folder": folder})
 
     def for_program(self) -> tuple[str, ...]:
-        """The arguments that every run of llama-perplexity gets."""
+        """The arguments of every run of llama-perplexity."""
         threads = ("-t", str(self.threads)) if self.threads else ()
         layers = ("-ngl", str(self.gpu_layers)) if self.gpu_layers >= 0 else ()
         return ("-c", str(self.n_ctx), *threads, *layers, *self.arguments)
 
 
 def _check_models(reference: Model, candidates: list[Model]) -> int:
-    """Size of the vocabulary that all share. Raises ModelFileError for what llama-perplexity cannot compare."""
+    """The size of the vocabulary of all models. Raises ModelFileError for models that llama-perplexity cannot compare."""
     for model in (reference, *candidates):
         check_is_model(model)
         if model.metadata.get("tokenizer.ggml.add_eos_token"):
@@ -85,7 +85,7 @@ def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
 def bitclass3_evaluate(
     reference: Model, candidates: list[Model], corpus: Corpus, options: Options, progress: Progress
 ) -> list[Evaluation]:
-    """Every candidate against one base of the reference's log-probabilities, in the folder of the first candidate."""
+    """Measure every candidate against one file of the reference's log-probabilities, in the folder of the first candidate."""
     n_vocab = _check_models(reference, candidates)
     program = Perplexity(find(options.llama_cpp), options.for_program())
     n_chunks = wanted_chunks(options.n_chunks, options.relative_error, options.n_ctx)

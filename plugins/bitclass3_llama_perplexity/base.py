@@ -1,4 +1,4 @@
-"""The reference's log-probabilities on disk: written by llama-perplexity, complete or not there, kept or deleted."""
+"""The reference's log-probabilities on disk: llama-perplexity writes them, a file that exists is complete, and it is kept or deleted."""
 
 import os
 import re
@@ -25,12 +25,12 @@ _PIECE = r"\[\d+\]-?[\d.a-z]+,"
 _TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
 _TOO_SHORT_BYTES = 12  # magic and n_ctx are written before the text is counted, the rest of the header after
 _PART = re.compile(r"^\.(?:base|text)-[0-9a-f]+\.\w+\.(\d+)\.part$")
-_SLACK = 1 << 16  # bytes that may still lie in the program's buffer
+_SLACK = 1 << 16  # bytes that may still be in the program's buffer
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a base file says of itself, and the size that follows from it."""
+    """The header of a base file, and the file size that follows from it."""
 
     n_ctx: int
     n_vocab: int
@@ -38,12 +38,12 @@ class Header:
 
     @property
     def n_bytes(self) -> int:
-        """Size of the complete file."""
+        """Bytes of the complete file."""
         return base_bytes(self.n_ctx, self.n_vocab, self.n_chunks)
 
 
 def read_header(path: Path) -> Header | None:
-    """The header; None if the file is not there, too short for one, or something else."""
+    """The header; None if there is no file, if it is too short for a header, or if it is no base file."""
     try:
         with path.open("rb") as file:
             data = file.read(_HEADER.size)
@@ -57,7 +57,7 @@ def read_header(path: Path) -> Header | None:
 
 @dataclass(frozen=True, slots=True)
 class BaseFile:
-    """Which base logits are wanted: of which model, on which text, by which program, in which folder."""
+    """A file of base logits: of a model, on a text, by a program, in a folder."""
 
     reference: Model
     text: str
@@ -66,19 +66,19 @@ class BaseFile:
     n_vocab: int
     program: Perplexity
     folder: Path
-    digest: str  # changes with everything that the file's content depends on
+    digest: str  # of all that the file's content depends on
 
     @classmethod
     def planned(
         cls, reference: Model, text: str, n_ctx: int, n_chunks: int, n_vocab: int, program: Perplexity, folder: Path
     ) -> "BaseFile":
-        """The file, named by what it will be made from."""
+        """The file, with a name by what it will be made from."""
         parts = {"reference": reference.fingerprint, "text": text, "n_ctx": n_ctx, "n_chunks": n_chunks, **program.identity}
         return cls(reference, text, n_ctx, n_chunks, n_vocab, program, folder, digest_of(parts)[:16])
 
     @property
     def path(self) -> Path:
-        """The complete file's name."""
+        """The path of the complete file."""
         return self.folder / f"base-{self.digest}.logits"
 
     @property
@@ -118,7 +118,7 @@ class BaseFile:
         return header
 
     def _write(self, path: Path, progress: Progress) -> None:
-        """Have llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""
+        """Let llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""
         _remove_stale(self.folder)
         require_room(self.folder, base_bytes(self.n_ctx, self.n_vocab, self.n_chunks), "the base logits")
         text = self.folder / f"text-{self.digest}.txt"
@@ -129,7 +129,9 @@ class BaseFile:
                 watch = _Watch(temporary, progress)
                 arguments = ["-f", text.name, "--chunks", str(self.n_chunks), "--kl-divergence-base", temporary.name]
                 output = self.program.run(self.reference, arguments, self.folder, Steps(_PIECE, watch))
-                if _is_too_short(temporary) and not _TOO_SHORT.search(output):  # the line that counts was lost at the program's end
+                if _is_too_short(temporary) and not _TOO_SHORT.search(
+                    output
+                ):  # the line that says so was lost at the program's end
                     output = self.program.run(self.reference, arguments, self.folder)
                 _check_written(temporary, output, self.n_ctx)
         finally:
@@ -138,7 +140,7 @@ class BaseFile:
 
 
 class _Watch:
-    """Counts the chunks that the program reports, and stops it as soon as one of them is not on the disk: it goes on all the same."""
+    """Counts the chunks that the program reports, and stops it when one is not on the disk: on a full disk it would go on."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self._path, self._progress, self._done = path, progress, 0
@@ -149,13 +151,15 @@ class _Watch:
         header = read_header(self._path)
         if header is None:
             return
-        to_come = (header.n_chunks - self._done + 1) * chunk_bytes(header.n_ctx, header.n_vocab)  # one more: it may be on its way
+        to_come = (header.n_chunks - self._done + 1) * chunk_bytes(
+            header.n_ctx, header.n_vocab
+        )  # one more, which may be on its way
         if self._path.stat().st_size < header.n_bytes - to_come - _SLACK:
             raise _no_room(self._path, header)
 
 
 def _check_written(path: Path, output: str, n_ctx: int) -> None:
-    """Raise what went wrong, if anything: the program ends with exit code 0 in all of these cases."""
+    """Raise an error if the file is not complete: the program ends with exit code 0 all the same."""
     if _is_too_short(path):
         found = _TOO_SHORT.search(output)
         raise ModelFileError(
@@ -172,7 +176,7 @@ def _check_written(path: Path, output: str, n_ctx: int) -> None:
 
 
 def _is_too_short(path: Path) -> bool:
-    """Whether the program ended between the header's beginning and the rest: where it finds that the text is too short."""
+    """Whether the program ended after the beginning of the header: it does so if the text is too short."""
     return path.exists() and path.stat().st_size == _TOO_SHORT_BYTES
 
 
@@ -190,7 +194,7 @@ def _no_room(path: Path, header: Header | None) -> Bitclass3Error:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process left half-written: gigabytes that nobody sees."""
+    """Remove files that a killed process left half-written: they may be gigabytes, and their names are hidden."""
     for path in folder.glob(".*.part"):
         match = _PART.match(path.name)
         if match and not _is_alive(int(match[1])):

@@ -1,4 +1,4 @@
-"""One candidate against the base logits."""
+"""Measures one candidate against the base logits."""
 
 import math
 import re
@@ -21,22 +21,22 @@ _INCONSISTENT = re.compile(r"inconsistent vocabulary \((\d+) vs (\d+)\)")
 
 
 def other_vocabulary(reference: Model, candidate: Model, n_vocab: int, other: int) -> ModelFileError:
-    """The error that two vocabularies differ."""
+    """The error for two models with different vocabularies."""
     return ModelFileError(
         f"{candidate.path} has a vocabulary of {other:,} tokens, {reference.path} one of {n_vocab:,}; compare files of one model"
     )
 
 
 def _check_vocabulary(output: str, reference: Model, candidate: Model) -> None:
-    """Raise if llama-perplexity found two vocabularies: it says so, and goes on to figures that mean nothing."""
+    """Raise if llama-perplexity found two vocabularies: it prints that, but goes on, and its figures mean nothing."""
     if found := _INCONSISTENT.search(output):
         raise other_vocabulary(reference, candidate, int(found[1]), int(found[2]))
 
 
 def _output(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> str:
-    """All that llama-perplexity prints over a candidate; run again if the end is missing.
+    """All that llama-perplexity prints for a candidate; it is run again if the end of its output is missing.
 
-    Its thread that prints is not waited for at its end, so on a busy machine the last lines may be lost (llama.cpp's issue 22142).
+    At its end it does not wait for its printing thread, so on a busy machine the last lines may be lost (llama.cpp's issue 22142).
     """
     path, header = base
     arguments = ["--kl-divergence-base", path.name, "--kl-divergence"]
@@ -57,7 +57,7 @@ def _output(candidate: Model, reference: Model, base: tuple[Path, Header], progr
 
 
 def measure(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> Evaluation:
-    """The candidate's figures. Raises ToolchainError if there are none, ModelFileError if they are no numbers."""
+    """The candidate's figures. Raises ToolchainError if there are none, ModelFileError if they are NaN."""
     output = _output(candidate, reference, base, program, progress)
     n_chunks, n_scored = base[1].n_chunks, scored_tokens(base[1].n_ctx)
     evaluation = as_evaluation(parse(output, candidate.path.name), candidate.path.stem, n_chunks, n_scored, program.label)

@@ -1,4 +1,4 @@
-"""Every figure that llama-perplexity prints of a KL divergence run, with its error."""
+"""Reads every figure, with its error, that llama-perplexity prints in a KL divergence run."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _NEEDED = ("Mean PPL(Q)", "Mean PPL(base)", "Median KLD", "99.0% KLD", "99.9% KL
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The table that grows with the chunks: figures over all chunks so far, each [n_chunks]."""
+    """The table with a line after each chunk: figures over all chunks so far, each [n_chunks]."""
 
     ln_ppl: NDArray[np.float64]
     ln_ratio: NDArray[np.float64]  # rounded to 5 decimals, as kld
@@ -32,7 +32,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """All that was printed: figures by name as (value, error or None), percentages as shares; and the table."""
+    """All that was printed: figures by name as (value, error or None), with percentages as shares; and the table."""
 
     figures: Mapping[str, tuple[float, float | None]]
     running: Running
@@ -44,7 +44,7 @@ def _number(text: str | None, unit: float) -> float | None:
 
 
 def parse_figures(output: str) -> dict[str, tuple[float, float | None]]:
-    """Figures by llama.cpp's names (spaces made single): (value, its error or None); NaN stays NaN as a value."""
+    """Figures by llama.cpp's names, without double spaces: (value, its error or None); a value can be NaN."""
     figures = {}
     for name, value, error, percent in _FIGURE.findall(output):
         name, unit = " ".join(name.split()), 0.01 if percent else 1.0
@@ -61,7 +61,7 @@ def parse_table(output: str) -> Running:
 
 
 def parse(output: str, what: str) -> Statistics:
-    """The statistics of a run. Raises ToolchainError with the last lines if it printed none: it ends with exit code 0 all the same."""
+    """The statistics of a run. Raises ToolchainError with its last lines if it printed none: its exit code is then 0 too."""
     figures = parse_figures(output)
     if "Mean KLD" not in figures:
         raise ToolchainError(f"llama-perplexity measured nothing of {what}; its last lines: {last_lines(output)}")
@@ -75,15 +75,15 @@ def parse(output: str, what: str) -> Statistics:
 
 
 def is_cut_off(output: str) -> bool:
-    """Whether chunks were measured, nothing is said to have failed, and yet the last figure is missing."""
+    """Whether the last figure is missing, though chunks were measured and no failure was printed."""
     return "Same top p" not in parse_figures(output) and len(parse_table(output).kld) > 0 and "kl_divergence: failed" not in output
 
 
 def group_means(running: NDArray[np.float64], final: float | None = None) -> NDArray[np.float64]:
-    """Mean of each group of chunks [n_groups] from running means [n_chunks]; ``final`` is the last one with more decimals.
+    """Mean of each group of chunks [n_groups] from running means [n_chunks]; ``final`` is the last running mean with more decimals.
 
-    A running mean after n chunks is rounded to 5 decimals, so the mean of chunk n alone would be off by some n * 1e-5: hence groups.
-    With 16 groups the rounding adds 1e-5 to the standard error, in quadrature.
+    Groups are needed because the running mean after n chunks is rounded to 5 decimals: the mean of chunk n alone would be wrong by about
+    n * 1e-5. With 16 groups the rounding adds 1e-5 to the standard error, in quadrature.
     """
     bounds = group_bounds(len(running))
     totals = np.concatenate([[0.0], running * np.arange(1, len(running) + 1)])
@@ -94,7 +94,7 @@ def group_means(running: NDArray[np.float64], final: float | None = None) -> NDA
 
 @dataclass(frozen=True, slots=True)
 class _Errors:
-    """Standard errors between groups of chunks; those of independent tokens where there are too few chunks."""
+    """Standard errors between groups of chunks; with too few chunks, those of independent tokens."""
 
     running: Running
     n_chunks: int
@@ -105,7 +105,7 @@ class _Errors:
         return len(self.running.kld) == self.n_chunks >= MIN_CHUNKS
 
     def of(self, values: NDArray[np.float64], name: str, slope: float = 1.0, final: float | None = None) -> float | None:
-        """Error of slope * mean(values); where there are no groups, llama.cpp's own of the figure ``name``."""
+        """Standard error of slope * mean(values); without groups, llama.cpp's own error of the figure ``name``."""
         if not self.grouped:
             return self.figures[name][1]
         error = abs(slope) * grouped_error(group_means(values, final), self.n_chunks)
@@ -128,7 +128,7 @@ def as_evaluation(statistics: Statistics, candidate: str, n_chunks: int, n_score
         candidate=candidate,
         n_tokens=n_chunks * n_scored,
         n_chunks=n_chunks,
-        mean_kld=max(kld, 0.0),  # of the reference itself it comes out at zero but for the 16 bits, on either side
+        mean_kld=max(kld, 0.0),  # for the reference itself the 16 bits can make it a little less than 0
         se_kld=_or_nan(errors.of(running.kld, "Mean KLD", final=kld)),
         median_kld=value["Median KLD"],
         p99_kld=value["99.0% KLD"],

@@ -1,4 +1,4 @@
-"""Before anything runs: which text, how many chunks, how much disk, how many minutes."""
+"""Plans an evaluation: which text, how many chunks, how much disk, how many minutes."""
 
 import math
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from bitclass3_core.model import Model
 
 RELATIVE_SPREAD = 3.1  # of a token's KLD: the mean of n scored tokens has a relative standard error of about 3.1 / sqrt(n)
 MIN_SCORED = 100  # llama-perplexity makes no statistics of fewer scored tokens
-_MAX_CHARS_A_TOKEN = 32  # more text than this is never needed; tokenizing what is not needed takes time
+_MAX_CHARS_A_TOKEN = 32  # more text is never needed, and tokenizing it would take time
 _HEADER_BYTES = 20
-_FLOPS_A_THREAD = 3e10  # llama.cpp's prompt processing on one core with AVX2, as a guess
+_FLOPS_A_THREAD = 3e10  # a guess: llama.cpp's prompt processing on one core with AVX2
 _LOAD_BYTES_A_SECOND = 5e8
 
 
 def scored_tokens(n_ctx: int) -> int:
-    """Tokens of a chunk that llama-perplexity scores: the second half but for its first."""
+    """How many tokens of a chunk llama-perplexity scores: the second half without its first token."""
     return n_ctx - 1 - n_ctx // 2
 
 
 def relative_error(n_scored: int) -> float:
-    """Relative standard error of the mean KLD to expect of that many scored tokens."""
+    """The relative standard error of the mean KLD that is expected with that many scored tokens."""
     return RELATIVE_SPREAD / math.sqrt(n_scored)
 
 
 def wanted_chunks(n_chunks: int, error: float, n_ctx: int) -> int:
-    """``n_chunks`` if it is not 0, else as many as a relative error of the mean KLD takes, enough for errors between chunks."""
+    """``n_chunks`` if it is not 0, else enough for the wanted relative error of the mean KLD and for errors between chunks."""
     n_scored = max((RELATIVE_SPREAD / error) ** 2, MIN_SCORED)
     return n_chunks or max(MIN_CHUNKS, math.ceil(n_scored / scored_tokens(n_ctx)))
 
 
 def check_scored(n_chunks: int, n_ctx: int) -> int:
-    """Scored tokens of that many chunks. Raises ModelFileError if they are too few for llama-perplexity's statistics."""
+    """Number of scored tokens in that many chunks. Raises ModelFileError if they are too few for llama-perplexity's statistics."""
     n_scored = n_chunks * scored_tokens(n_ctx)
     if n_scored < MIN_SCORED:
         raise ModelFileError(
@@ -45,7 +45,7 @@ def check_scored(n_chunks: int, n_ctx: int) -> int:
 
 
 def vocabulary(model: Model) -> int:
-    """Tokens of the model's vocabulary, as llama.cpp counts them."""
+    """Number of tokens in the model's vocabulary, as llama.cpp counts them."""
     if "tokenizer.ggml.tokens" in model.fields:
         return len(model.fields["tokenizer.ggml.tokens"].data)
     named = model.metadata.get(f"{model.arch}.vocab_size")
@@ -65,7 +65,7 @@ def base_bytes(n_ctx: int, n_vocab: int, n_chunks: int) -> int:
 
 
 def evaluation_text(corpus: Corpus, n_tokens: int) -> str:
-    """The evaluation documents, joined by blank lines, until there are surely ``n_tokens``. Raises ModelFileError if there are none."""
+    """As many evaluation documents as ``n_tokens`` surely need, joined by blank lines. Raises ModelFileError if there are none."""
     if not corpus.evaluation:
         raise ModelFileError("there is no evaluation text; give files with --eval-corpus, or in [corpus] evaluation")
     texts, n_chars = [], 0
@@ -74,18 +74,18 @@ def evaluation_text(corpus: Corpus, n_tokens: int) -> str:
         n_chars += len(document.text)
         if n_chars >= n_tokens * _MAX_CHARS_A_TOKEN:
             break
-    return "\n\n".join(texts) + "\n"  # llama.cpp takes one newline off the end
+    return "\n\n".join(texts) + "\n"  # llama.cpp removes one newline at the end
 
 
 def _used_params(model: Model) -> float:
-    """Weights that one token passes: of stacked experts only those that are chosen."""
+    """Number of weights that one token uses; of stacked experts only the chosen ones count."""
     n_experts = int(model.metadata.get(f"{model.arch}.expert_count", 0))
     share = int(model.metadata.get(f"{model.arch}.expert_used_count", n_experts)) / n_experts if n_experts else 1.0
     return sum(info.n_params * (share if info.n_experts > 1 else 1.0) for info in model.tensors.values())
 
 
 def guess_minutes(models: list[Model], n_tokens: int, threads: int) -> float:
-    """Minutes that each model's pass over ``n_tokens`` may take on a CPU, all together: from weights, tokens and threads alone."""
+    """A guess of the minutes that all models' passes over ``n_tokens`` take together on a CPU, from weights, tokens and threads."""
     flops = sum(2 * _used_params(model) * n_tokens for model in models)
     n_bytes = sum(info.source_bytes for model in models for info in model.tensors.values())
     return (flops / (_FLOPS_A_THREAD * threads) + n_bytes / _LOAD_BYTES_A_SECOND) / 60
@@ -93,7 +93,7 @@ def guess_minutes(models: list[Model], n_tokens: int, threads: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an evaluation will take."""
+    """What an evaluation will need."""
 
     n_chunks: int
     n_ctx: int
@@ -102,7 +102,7 @@ class Plan:
     threads: int
 
     def line(self, folder: str, keep: bool, reused: bool) -> str:
-        """One line for the user, before it starts."""
+        """A line for the user before the evaluation starts."""
         n_scored = self.n_chunks * scored_tokens(self.n_ctx)
         after = "kept" if keep else "deleted at the end"
         disk = "the base logits kept there are used again" if reused else f"{human_bytes(self.n_bytes)} of disk, {after}"

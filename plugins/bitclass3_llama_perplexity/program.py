@@ -1,4 +1,4 @@
-"""llama-perplexity as a function: one model, some arguments, all that it printed."""
+"""Runs llama-perplexity: a model and arguments in, its output out."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bitclass3_core.toolchain.running import Listener, ProgramFailed, run_progra
 
 NAME = "llama-perplexity"
 _UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '([^']*)'")
-_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}  # else a crash starts gdb, whose lines hide the last ones of the program
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}  # else a crash starts gdb, whose output hides the program's last lines
 
 
 def find(llama_cpp: Path | None) -> Program:
@@ -26,7 +26,7 @@ def find(llama_cpp: Path | None) -> Program:
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """The program with the arguments that every one of its runs gets."""
+    """The program, with the arguments of all its runs."""
 
     program: Program
     arguments: tuple[str, ...]
@@ -38,12 +38,12 @@ class Perplexity:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on: which program it is, and how it is run."""
+        """All that its answers depend on: the program and how it is run."""
         path = self.program.path
         return {"program": str(path), "version": self.program.version, "sha256": sha256_file(path), "arguments": self.arguments}
 
     def run(self, model: Model, arguments: list[str], folder: Path, listener: Listener | None = None) -> str:
-        """All that it printed over a model, run in ``folder``. Raises ToolchainError that says why, if it failed."""
+        """Run it in ``folder`` on a model; returns all that it printed. Raises ToolchainError, which says why, if it fails."""
         command = [str(self.program.path), "-m", str(model.path.resolve()), *self.arguments, *arguments]
         try:
             return run_program(command, folder, listener, _ENVIRONMENT)

@@ -1,4 +1,4 @@
-"""Report ``model-card``: the README.md of a release, written from what the run measured and from nothing else."""
+"""Report ``model-card``: the README.md of a release, written only from what the run measured."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from bitclass3_model_card.usage import usage_section
 
 
 class ModelCardOptions(BaseModel):
-    """``title`` replaces the heading made from the model's name, ``license`` what the source says of its own (a hub's identifier).
+    """``title`` replaces the heading with the model's name. ``license`` (a hub's identifier) replaces the licence that the source names.
 
-    ``repo`` is the repository's name on the hub, ``compared`` are results of bitclass3 compare (compare.json), ``published`` TOML files
-    of figures that others published, ``other_run`` the folder of a run whose sensitivity this one's is compared with.
+    ``repo`` is the repository's name on the hub. ``compared`` lists results of bitclass3 compare (compare.json), ``published`` TOML files
+    with figures that others published. ``other_run`` is the folder of a run whose sensitivity is compared with this one's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +38,7 @@ class ModelCardOptions(BaseModel):
 
 
 def model_card(run: Run, out: Path, options: ModelCardOptions) -> str:
-    """The card's text; plots are embedded if they already stand in ``out/plots``."""
+    """The card's text; plots that are in ``out/plots`` are embedded."""
     found, figures = license_of(run, options.license), published_figures(options.published)
     others = [part for part in (compared_table(run, options.compared), published_table(figures)) if part]
     sections = (
@@ -58,7 +58,7 @@ def model_card(run: Run, out: Path, options: ModelCardOptions) -> str:
 
 @hookimpl
 def bitclass3_report(run: Run, out: Path, options: ModelCardOptions) -> list[Path]:
-    """Write ``README.md``; plots made before it in the same run are embedded."""
+    """Write ``README.md``; plots that the same run made before are embedded."""
     path = out / "README.md"
     write_text(path, model_card(run, out, options))
     return [path]

@@ -13,13 +13,13 @@ from bitclass3_model_card.text import bullets, code, counted, number, plain
 def _memory() -> str:
     try:
         n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+    except (AttributeError, ValueError, OSError):  # not every system has them
         return ""
     return f", {n_bytes / 2**30:.0f} GiB RAM" if n_bytes > 0 else ""
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it: Linux does on most machines."""
+    """The processor's name; empty if the system does not tell it. Linux does on most machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -40,13 +40,13 @@ def _text(what: str, documents: tuple[Document, ...], tokens: str) -> str:
 
 
 def _corpus_file(name: str) -> str:
-    """The file's name without its folders, and the hash of what it holds now, if it is still there."""
+    """The file's name without its folders, and the hash of its present content, if it still exists."""
     digest = f" (sha256 {code(sha256_file(Path(name)))})" if Path(name).is_file() else ""
     return code(name.replace("\\", "/").rsplit("/", 1)[-1]) + digest
 
 
 def _corpora(run: Run) -> list[str]:
-    # two places may hold files of one name, so doubles stay
+    # two folders may have files with one name, so doubles stay
     names = [_corpus_file(name) for name in run.corpus.files]
     evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
     used = f"{run.sensitivity.n_tokens:,} tokens used in windows of {run.sensitivity.n_ctx:,}"
@@ -71,7 +71,7 @@ def _evaluators(run: Run) -> list[str]:
 
 
 def _unusable(run: Run) -> list[str]:
-    """What each tensor got whose first type failed when it was written."""
+    """The types of tensors whose first type could not be written."""
     return [
         f"{code(tensor)} cannot be {plain(failed)} ({plain(reason)}): ours has it in {plain(run.ours.allocation.qtypes.get(tensor, 'its source type'))}."
         for (tensor, failed), reason in run.unusable.items()
@@ -79,7 +79,7 @@ def _unusable(run: Run) -> list[str]:
 
 
 def benchmark_section(run: Run) -> str:
-    """What the figures were made with."""
+    """The section: all that the figures were made with."""
     versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(run.versions.items()))
     seconds = ", ".join(f"{plain(stage)} {number(value, 3)} s" for stage, value in run.timings.items())
     lines = [

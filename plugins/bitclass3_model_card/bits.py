@@ -1,4 +1,4 @@
-"""Where the solver put the bits: by role and by type."""
+"""Which roles got the bits, and in which types."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def allocation_lines(run: Run) -> list[str]:
 
 
 def role_table(run: Run, scores: Mapping[str, float]) -> str:
-    """Tensors, weights, mean score, price and given bpw of every role."""
+    """A table with the tensors, weights, mean score, price and bpw of every role."""
     at, qtypes = common_qtype(run), run.ours.allocation.qtypes
     rows = []
     for role in roles(run):
@@ -49,7 +49,7 @@ def role_table(run: Run, scores: Mapping[str, float]) -> str:
 
 
 def type_table(run: Run) -> str:
-    """How many tensors of each role have each type; a last row has each type's share of the weights."""
+    """A table of how many tensors of each role have each type; its last row has each type's share of the weights."""
     qtypes, found = run.ours.allocation.qtypes, roles(run)
     names = sorted({qtypes[info.name] for role in found for info in role.infos}, key=lambda name: (qtype(name).bpw, name))
     rows, weights = [], Counter[str]()

@@ -17,7 +17,7 @@ _CAPTIONS = {
 
 
 def plots_section(out: Path) -> str:
-    """The plots that stand in ``out/plots``; empty if there are none."""
+    """The plots in ``out/plots``; empty if there are none."""
     names = sorted(path.name for path in (out / "plots").glob("*.png"))
     known = [name for name in _CAPTIONS if name in names]
     ordered = known + [name for name in names if name not in _CAPTIONS]
@@ -26,7 +26,7 @@ def plots_section(out: Path) -> str:
 
 
 def disclaimer_section(run: Run, compared: bool, published: Sequence[Figure]) -> str:
-    """Who stands behind the figures, and who does not."""
+    """Whose figures these are, and that the project is independent."""
     others = (
         " Figures of files made by others are our own measurements of the files named; they may have changed since."
         if compared

@@ -1,4 +1,4 @@
-"""Files by others: measured by bitclass3 compare on this run's text, and, apart from those, figures that others published."""
+"""Files by others: measured by bitclass3 compare on this run's text, and, in another table, figures that others published."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _SOURCES = {"ours": "this run", "stock": "llama.cpp's own mix, made and measured
 
 
 class Figure(BaseModel):
-    """One file's figures as its publisher gives them, and where: ``source`` is an address or a title."""
+    """One file's figures as its publisher gives them; ``source`` is the address or title where they are."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class Figures(BaseModel):
 
 
 def published_figures(paths: Sequence[Path]) -> list[Figure]:
-    """The figures of TOML files. Raises ConfigError for a file that is missing, no TOML, or has a row without name or source."""
+    """The figures of TOML files. Raises ConfigError if a file is missing or no TOML, or if a row has no name or source."""
     found: list[Figure] = []
     for path in paths:
         try:
@@ -78,7 +78,7 @@ def compared_table(run: Run, paths: Sequence[Path]) -> str:
 
 
 def published_table(figures: Sequence[Figure]) -> str:
-    """What others say of their own files; empty if nothing was given."""
+    """The figures that others published of their own files; empty if none were given."""
     if not figures:
         return ""
     rows = [

@@ -1,4 +1,4 @@
-"""How ours compares with the stock mix at the same size: only what was measured, with its error."""
+"""Compares our file with the stock mix of the same size: only measured figures, with their errors."""
 
 import math
 
@@ -19,7 +19,7 @@ def _bytes(ours: Candidate, stock: Candidate) -> str:
 
 
 def _difference(run: Run, stock: Candidate, ours: Evaluation, other: Evaluation) -> tuple[float, float, str]:
-    """(ours minus stock, its standard error, how it was taken)."""
+    """(mean KLD of ours minus stock's, its standard error, whether it is paired)."""
     if stock.name in run.differences:
         mean, se = run.differences[stock.name]
         return mean, se, "paired on the same tokens"

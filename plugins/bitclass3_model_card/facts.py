@@ -1,4 +1,4 @@
-"""What several sections of the card need to know of a run."""
+"""Facts of a run that several sections of the card need."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from bitclass3_core.results import Candidate, Run
 
 
 def file_name(candidate: Candidate) -> str:
-    """The candidate's file, or its name where no file was written."""
+    """The name of the candidate's file, or the candidate's name if no file was written."""
     return candidate.path.name if candidate.path else candidate.name
 
 
@@ -23,7 +23,7 @@ def stock_at_same_size(run: Run) -> Candidate | None:
 
 
 def source_bytes(run: Run) -> int:
-    """Size of the source: of its file, or of its tensors where it is split into several files."""
+    """Bytes of the source: of its file, or of its tensors if it is split into several files."""
     path = run.model.path
     return max(path.stat().st_size if path.is_file() else 0, data_bytes(run.model, {}))
 
@@ -58,7 +58,7 @@ class Role:
 
     @property
     def n_params(self) -> int:
-        """Weights of the role."""
+        """Number of weights of the role."""
         return sum(info.n_params for info in self.infos)
 
     def bpw(self, qtypes: Mapping[str, str]) -> float:

@@ -1,4 +1,4 @@
-"""Key findings: which tensors matter, and where the solver put the bits; every sentence comes from the run's numbers."""
+"""Key findings: which tensors matter, and which got the bits; every sentence comes from the run's numbers."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ _MOST, _LEAST = 5, 3
 
 
 def _label(names: list[str]) -> str:
-    """Tensors of one input: the first in full, the others by role."""
+    """Names of tensors with one input: the first in full, the others by role."""
     first, *rest = (name.removesuffix(".weight") for name in names)
     return ", ".join([code(first), *(code(name.split(".", 2)[-1]) for name in rest)])
 
 
 def _ranked(run: Run, scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """(tensors, score), largest first; tensors of a block that read the same input have one score and stand together."""
+    """(tensors, score), largest first; tensors of a block with the same input have the same score and are listed together."""
     groups: dict[tuple[int | None, str], list[str]] = defaultdict(list)
     for name, score in scores.items():
         groups[run.model.tensors[name].block, f"{score:.6g}"].append(name)
@@ -67,7 +67,7 @@ def _depth(run: Run, scores: Mapping[str, float]) -> list[str]:
 
 
 def _hybrid(run: Run, scores: Mapping[str, float]) -> list[str]:
-    """Recurrent blocks (those with ssm tensors) against the others, where a model has both."""
+    """A comparison of recurrent blocks (with ssm tensors) and the others, if a model has both."""
     blocks = _by_block(run, scores)
     recurrent = {info.block for info in run.model.tensors.values() if info.role.startswith("ssm_")}
     ssm, rest = [b for b in blocks if b in recurrent], [b for b in blocks if b not in recurrent]
@@ -89,7 +89,7 @@ def _prediction(run: Run, candidate: Candidate, who: str) -> str:
 
 
 def _probes(run: Run, candidate: Candidate) -> str:
-    """Single tensors of the candidate against their costs, where the evaluator measured some."""
+    """A comparison of single tensors' measured KLD with their costs, if the evaluator probed some."""
     if candidate.evaluation is None or not run.costs.in_nats:
         return ""
     qtypes = candidate.allocation.qtypes
@@ -112,7 +112,7 @@ def _predictions(run: Run) -> list[str]:
 
 
 def findings_section(run: Run, other: Path | None = None) -> str:
-    """Scores by tensor, depth and role, what differs from another run, prices, where the bits went, predictions against measurements."""
+    """The section: scores by tensor, depth and role, another run, prices, bits, and predictions beside measurements."""
     scores = {name: score for name, score in run.sensitivity.scores().items() if name in run.model.tensors}
     lines = [*_extremes(run, scores), *_depth(run, scores), *_hybrid(run, scores)] if scores else []
     lines += other_run_lines(run, other) if other and scores else []

@@ -1,4 +1,4 @@
-"""The YAML head that model hubs read; what the source does not say is left out."""
+"""The YAML front matter that model hubs read; what the source does not state is left out."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from bitclass3_model_card.source import License, base_model, source_card
 
 
 def _inherited(run: Run) -> dict[str, Any]:
-    """The source's languages and task."""
+    """The languages and the task that the source states."""
     card = source_card(run)
     task, language = card.get("pipeline_tag"), card.get("language")
     languages = [language] if isinstance(language, str) else language

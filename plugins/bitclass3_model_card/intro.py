@@ -7,7 +7,7 @@ from bitclass3_model_card.text import code, counted, megabytes, n_weights, numbe
 
 
 def _levels(run: Run) -> str:
-    """What a ladder offers; empty for a run of one size."""
+    """A sentence on the files of a ladder; empty for a run of one size."""
     made = [level.candidate for level in run.levels if level.candidate]
     if not made:
         return ""
@@ -19,7 +19,7 @@ def _levels(run: Run) -> str:
 
 
 def intro_section(run: Run, title: str | None) -> str:
-    """The heading, and what the release is."""
+    """The heading and the first paragraph."""
     ours, name = run.ours, plain(run.model.name)
     qtypes = ours.allocation.qtypes
     heading = plain(title) if title else f"{name}: bitclass3 mixed-precision GGUF"

@@ -1,11 +1,11 @@
-"""A ladder in the card: what each file is good for, which one to take and why, and how every file was chosen."""
+"""A ladder in the card: the use of each file, the recommended one and why, and how every file was chosen."""
 
 from bitclass3_core.release.record import PPL_WITHIN, ppl_change
 from bitclass3_core.results import Candidate, Contender, Run, Selection
 from bitclass3_model_card.facts import file_name
 from bitclass3_model_card.text import bullets, code, megabytes, number, plain, plus_minus, table
 
-# (share by which PPL may be above the source's, what such a file is good for); what is above all is for where memory decides
+# (largest share by which PPL is above the source's, use of such a file); files above all of them are for small memories
 _USES = ((0.001, "Near-lossless reference"), (0.005, "High quality"), (0.02, "Balanced quality and size"))
 _SMALL = "Where memory decides"
 
@@ -13,7 +13,7 @@ _SOLVED = {"ours": "the solver's answer", "fitted": "the solver's answer to cost
 
 
 def use_case(run: Run, candidate: Candidate) -> str:
-    """In a few words, from the measured PPL and the place on the ladder."""
+    """The use of a file in a few words, from its measured PPL and its place on the ladder."""
     evaluation = candidate.evaluation
     if evaluation is None:
         return "-"
@@ -25,7 +25,7 @@ def use_case(run: Run, candidate: Candidate) -> str:
 
 
 def legend() -> str:
-    """What the words in the column Use Case mean."""
+    """A sentence that explains the words in the column Use Case."""
     bounds = ", ".join(f"{use.lower()}: PPL at most {100 * share:g} % above the source's" for share, use in _USES)
     return f"Use case by measured PPL ({bounds}); the smallest file is called maximum compression."
 
@@ -37,7 +37,7 @@ def failures(run: Run) -> str:
 
 
 def recommendation(run: Run) -> str:
-    """The level to take, and the rule by which it was found; empty without a ladder of measured files."""
+    """The recommended level, and the rule by which it was found; empty without a ladder of measured files."""
     ours, evaluation = run.ours, run.ours.evaluation
     if len([level for level in run.levels if level.candidate]) < 2 or evaluation is None:
         return ""
@@ -51,7 +51,7 @@ def recommendation(run: Run) -> str:
 
 
 def selections(run: Run) -> str:
-    """For every file that was chosen among candidates: which won, and by how much; empty if none was."""
+    """For every file that was chosen among candidates: the winner and the differences; empty if there is no such file."""
     lines = [_chosen(name, run.selections[name]) for name in _in_order(run) if name in run.selections]
     if not lines:
         return ""
@@ -98,7 +98,7 @@ def _other(other: Contender, winner: Contender) -> str:
 
 
 def beside_stock(run: Run) -> str:
-    """Every level beside the stock mix that was measured with it; empty if none was."""
+    """A table of every level beside the stock mix that was measured with it; empty if there is none."""
     stock = {candidate.name: candidate for candidate in run.candidates if candidate.kind == "stock"}
     rows = [
         _beside(level.candidate, stock[level.baseline], level.difference)

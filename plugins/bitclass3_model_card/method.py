@@ -79,7 +79,7 @@ def _export(run: Run) -> str:
 
 
 def _rounding(run: Run) -> list[str]:
-    """What error feedback and tuning did, where the exporter left a record of them beside the file."""
+    """What error feedback and tuning gained, if the exporter wrote that beside the file."""
     record = run.ours.path.with_suffix(SUFFIX) if run.ours.path else None
     if record is None or not record.is_file():
         return []

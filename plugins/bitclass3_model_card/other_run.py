@@ -1,4 +1,4 @@
-"""What differs from another run's sensitivity: of another model, or of this one on other text."""
+"""Compares the sensitivity with that of another run: of another model, or of this one on other text."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _MOVED = 3
 
 
 def other_scores(folder: Path, estimator: str) -> dict[str, float]:
-    """The scores of another run's folder, of the same estimator if it has that. Raises ConfigError if it has none."""
+    """The scores in another run's folder, by the same estimator if it has them. Raises ConfigError if it has none."""
     files = sorted(folder.glob("sensitivity-*.safetensors"))
     if not files:
         raise ConfigError(f"{folder} has no sensitivity-*.safetensors; give the folder of a bitclass3 run")

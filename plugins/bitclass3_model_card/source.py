@@ -1,4 +1,4 @@
-"""What the source says of itself: its GGUF's metadata first, then the front matter of its own card in the HF folder."""
+"""What the source states of itself: in its GGUF's metadata, else in the front matter of its own card in the HF folder."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _ID_KEYS = ("general.source.huggingface.repository", "general.base_model", "gene
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """A hub's identifier of a licence (``apache-2.0``, ``other``), its name and link where those are given, and who says so."""
+    """A hub's identifier of a licence (``apache-2.0``, ``other``), its name and link if they are given, and who states it."""
 
     identifier: str
     name: str = ""
@@ -28,14 +28,14 @@ class License:
 
 
 def source_card(run: Run) -> Mapping[str, Any]:
-    """The front matter of the README.md beside the source's weights; empty if there is none that can be read."""
+    """The front matter of the README.md beside the source's weights; empty if there is none or it cannot be read."""
     path = run.model.hf / "README.md" if run.model.hf else None
     if path is None or not path.is_file():
         return {}
     match = re.match(r"---\r?\n(.*?\n)---\r?\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
         values = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:  # somebody else's file: what cannot be read says nothing
+    except yaml.YAMLError:  # somebody else's file: if it cannot be read, it is ignored
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -47,7 +47,7 @@ def _license_in(values: Mapping[str, Any], keys: tuple[str, str, str], where: st
 
 
 def license_of(run: Run, stated: str | None = None) -> License | None:
-    """The licence: the one that the user states, else what the source's metadata or its card say; None if nobody does."""
+    """The licence that the user states, else that of the source's metadata or card; None if there is none."""
     if stated:
         return License(stated.lower(), where="stated by the publisher")
     metadata = _license_in(
@@ -57,7 +57,7 @@ def license_of(run: Run, stated: str | None = None) -> License | None:
 
 
 def base_model(run: Run) -> str:
-    """The hub's name of the source model: as the user gave it, or from the metadata; empty if no hub would accept what there is."""
+    """The source model's name on the hub: the user's, or from the metadata; empty if a hub would not accept it."""
     section = run.config.get("model")
     given = str(section.get("hf") or "") if isinstance(section, Mapping) else ""
     if is_hub_name(given):

@@ -1,4 +1,4 @@
-"""The table of files with what was measured of each."""
+"""The table of files with the measured figures of each."""
 
 import math
 
@@ -14,7 +14,7 @@ _KINDS = {"stock": "stock mix"}
 
 
 def _ppl(ppl: float, se: float) -> str:
-    """Five digits whatever the error: the error is the text's, the same for every file, and PPLs differ by far less."""
+    """PPL with five digits: its error comes from the text and is common to all files, and PPLs differ by far less."""
     return f"{number(ppl, 5)} ± {number(se, 2)}" if math.isfinite(se) else number(ppl, 5)
 
 
@@ -63,13 +63,13 @@ def _domains(run: Run) -> str:
 
 
 def _files(run: Run) -> list[Candidate]:
-    """Of a ladder the levels, largest first: only they are released. Else all files of the run."""
+    """The levels of a ladder, largest first, as only they are released; without a ladder all files of the run."""
     released = [level.candidate for level in run.levels if level.candidate]
     return sorted(released, key=lambda candidate: -candidate.file_bytes) or list(run.candidates)
 
 
 def quantizations_section(run: Run) -> str:
-    """Every file of the run, the source last; of a ladder with the use of each, the one to take, and how each was chosen."""
+    """The section: every file of the run, the source last; for a ladder also uses, the recommended file, and how each was chosen."""
     evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
     rows = [_row(candidate, candidate is run.ours, bool(run.levels)) for candidate in _files(run)]
     source = _source_row(run, evaluation)

@@ -1,4 +1,4 @@
-"""Numbers and Markdown as the card writes them."""
+"""Writes numbers and Markdown for the card."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ NOT_MEASURED = "-"
 
 
 def number(value: float, digits: int = 4) -> str:
-    """``value`` with that many significant digits, an exponent only where zeros would fill the cell."""
+    """``value`` with that many significant digits; with an exponent only if it would have many zeros."""
     if not math.isfinite(value):
         return NOT_MEASURED
     if value == 0:
@@ -55,7 +55,7 @@ def code(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` on one line, with the characters that Markdown and HTML would act on made harmless."""
+    """``text`` on one line, with the special characters of Markdown and HTML escaped."""
     line = " ".join(text.split())
     for character in "\\`*[]<>|":
         line = line.replace(character, "&lt;" if character == "<" else f"\\{character}")

@@ -1,4 +1,4 @@
-"""Usage: how the file is fetched and run, in the programs that take it."""
+"""Usage: commands to download the file and run it in several programs."""
 
 import shlex
 from pathlib import Path
@@ -26,7 +26,7 @@ def _ollama(run: Run) -> list[str]:
 
 
 def _split(run: Run, path: Path, file: str) -> list[str]:
-    """How to load the file split between GPU and CPU, where it was made for that."""
+    """How to load the file split between GPU and CPU; empty if it was not made for that."""
     gpu = run.config.get("gpu") or {}
     if not gpu.get("budget"):
         return []
@@ -36,7 +36,7 @@ def _split(run: Run, path: Path, file: str) -> list[str]:
 
 
 def usage_section(run: Run, repo: str | None) -> str:
-    """Commands that fetch and load the file."""
+    """The section: commands to download and load the file."""
     if run.ours.path is None:
         return "## Usage\n\nThis run wrote no GGUF."
     file = shlex.quote(file_name(run.ours))

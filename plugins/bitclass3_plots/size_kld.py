@@ -33,11 +33,6 @@ class Point:
     ours: bool
 
 
-def series_of(candidate: Candidate) -> str:
-    """The series that the candidate belongs to: what a run made and is no stock mix is ours."""
-    return candidate.kind if candidate.kind in _SERIES else "ours"
-
-
 def _label(run: Run, candidate: Candidate) -> str:
     """The candidate's name without the model's, which the title has."""
     short = candidate.name.removeprefix(run.model.name).lstrip("-_. ")

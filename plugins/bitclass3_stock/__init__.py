@@ -1,6 +1,6 @@
 """llama.cpp's own mixes as a solver: the baseline that any other allocation has to beat.
 
-It is faithful: neither the menu of types nor the architecture's floors change what llama-quantize would write.
+It gives exactly the types that llama-quantize would: the menu of types and the architecture's floors change nothing.
 """
 
 from collections.abc import Mapping
@@ -36,9 +36,9 @@ class StockOptions(PluginOptions):
 
 @hookimpl
 def bitclass3_solve(problem: Problem, model: Model, architecture: Architecture, options: StockOptions) -> Allocation:
-    """The named mix whatever it weighs, or the largest mix that fits the budget. Raises InfeasibleError if none fits.
+    """The named mix, whatever its size; without a name the largest mix that fits the budget.
 
-    With ``at_least`` the smallest mix that is no smaller than the budget.
+    With ``at_least`` it is the smallest mix that is no smaller than the budget. Raises InfeasibleError if no mix fits.
     """
     if options.ftype is not None:
         ftype = options.ftype.upper()
@@ -63,7 +63,7 @@ def _largest_fitting(sizes: dict[str, int], budget_bytes: int) -> str:
 
 
 def _smallest_reaching(sizes: dict[str, int], budget_bytes: int) -> str:
-    """The smallest mix of at least that size: an allocation that is better at fewer bytes has beaten it. Else the largest mix."""
+    """The smallest mix of at least that size, else the largest mix; an allocation that is better with fewer bytes has beaten it."""
     reaching = [ftype for ftype in sizes if sizes[ftype] >= budget_bytes]
     return min(reaching, key=sizes.__getitem__) if reaching else max(sizes, key=sizes.__getitem__)
 

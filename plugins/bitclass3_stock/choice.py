@@ -9,14 +9,14 @@ from bitclass3_core.model import Model, TensorInfo
 from bitclass3_core.qtypes import qtype
 from bitclass3_stock.mixes import MIXES, Mix, Spot
 
-# The first part that the name contains decides.
+# The first of these parts that a name contains decides.
 _KINDS = {
     **dict.fromkeys(("attn_qkv.weight", "attn_kv_b.weight", "attn_v.weight"), "attn_v"),
     **{f"{kind}.weight": kind for kind in ("attn_k", "attn_q", "attn_output")},
     **{kind: kind for kind in ("ffn_up", "ffn_gate", "ffn_down")},
 }
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-# Rows that are no multiple of 256 get the type with blocks of 32 that is nearest above.
+# If rows are no multiple of 256, the tensor gets the next larger type with blocks of 32.
 _BLOCKS_OF_32 = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
     **dict.fromkeys(("Q2_K", "Q3_K"), "Q4_0"),
@@ -39,7 +39,7 @@ class _Facts:
 
 
 def stock_qtypes(model: Model, quantizable: frozenset[str], ftype: str, has_imatrix: bool = True) -> dict[str, str]:
-    """The qtype of each quantizable tensor in llama.cpp's own mix of that name. Raises ConfigError for an unknown one."""
+    """The qtype of each quantizable tensor in llama.cpp's own mix of that name. Raises ConfigError for an unknown mix."""
     mix = _mix(ftype)
     facts = _facts(model, has_imatrix)
     seen: Counter[str] = Counter()
@@ -67,7 +67,7 @@ def _facts(model: Model, has_imatrix: bool) -> _Facts:
     n_kv_heads = metadata_int(model, "attention.head_count_kv", n_heads)
     n_experts = metadata_int(model, "expert_count", 0)
     is_70b = n_layers == _LAYERS_OF_70B.get(model.arch)
-    if model.arch == "llama":  # the 65B has as many layers, and a value head for each query head
+    if model.arch == "llama":  # the 65B has as many layers too, but a value head for each query head
         is_70b = is_70b and n_heads != n_kv_heads and n_experts != 8
     return _Facts(
         n_layers,
@@ -98,12 +98,12 @@ def _choose(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: _Facts) -
     spot = _spot(mix, kind, info, n_seen, facts)
     chosen = next((q for rule_kind, q, when in mix.rules if rule_kind == kind and when(spot)), mix.base)
     if facts.is_70b and kind == "attn_v" and not mix.tiny and chosen in ("Q3_K", "Q4_K"):
-        return "Q5_K"  # eight query heads share a value head there: better values cost next to nothing
+        return "Q5_K"  # eight query heads share a value head there: better values take few bytes
     return chosen
 
 
 def _spot(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: _Facts) -> Spot:
-    # Experts come in no fixed order: the layer is then read from the name.
+    # Experts have no fixed order, so the layer comes from the name.
     by_name = kind.startswith("ffn_") and facts.n_experts > 1 and not mix.tiny and info.block is not None
     i = info.block if by_name and info.block is not None else n_seen
     n = facts.n_values if kind == "attn_v" else facts.n_layers

@@ -1,4 +1,4 @@
-"""llama.cpp's own mixes as data: the type that most tensors of a mix get, and what gets another one."""
+"""llama.cpp's own mixes as data: the type of most tensors, and the tensors that get another type."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a tensor stands: number ``i`` of ``n`` of its kind, and what its model is like."""
+    """The position of a tensor: number ``i`` of ``n`` of its kind, and facts of its model."""
 
     i: int
     n: int
@@ -39,7 +39,7 @@ def middle(spot: Spot) -> bool:
 
 
 def more_bits(spot: Spot) -> bool:
-    """In the first and last eighth, and every third layer between: the tensors for which the M mixes spend more."""
+    """In the first and last eighth, and in every third layer between: the tensors that get more bits in the M mixes."""
     return not middle(spot) or (spot.i - spot.n // 8) % 3 == 2
 
 
@@ -49,7 +49,7 @@ def shared_values(spot: Spot) -> bool:
 
 
 def small_values(spot: Spot) -> bool:
-    """attn_v is small beside the rest: many query heads share it, or many experts stand beside it."""
+    """attn_v is small beside the rest: many query heads share a value head, or the model has many experts."""
     return spot.n_gqa >= 4 or spot.n_experts >= 4
 
 
@@ -69,7 +69,7 @@ def guided_start(spot: Spot) -> bool:
 
 
 def start_or_mixtral(spot: Spot) -> bool:
-    """In the first eighth; with eight experts wherever ``more_bits`` says."""
+    """In the first eighth; in a model with eight experts, where ``more_bits`` is true."""
     return first_eighth(spot) or (spot.n_experts == 8 and more_bits(spot))
 
 
@@ -87,10 +87,10 @@ _EIGHT_EXPERTS_TINY = {"attn_k": "Q4_K", "attn_output": "Q5_K"}
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """``base`` for every tensor but those that ``rules`` (kind, qtype, when; the first that holds), head and embedding name.
+    """Every tensor gets ``base``, unless a rule (kind, qtype, when; the first that holds), head or embedding names another type.
 
-    ``eight_experts`` come before the rules in a model with exactly eight experts, in place of any rule for that kind.
-    ``tiny`` marks the mixes that count layers by tensors seen and know no exception for the 70B.
+    In a model with exactly eight experts, ``eight_experts`` replaces the rules for its kinds. ``tiny`` marks the mixes that count layers
+    by the tensors seen so far, and have no exception for the 70B.
     """
 
     base: str

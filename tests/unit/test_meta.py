@@ -19,6 +19,7 @@ from bitclass3_core.runs.schema import schema_json
 from bitclass3_core.testing import SUITES
 
 DOCS = ROOT / "docs"
+PATH = re.compile(r"(?<![\w./-])(?:bitclass3_core|plugins|tests|benchmarks|examples|docs)/[\w./-]*[\w/]")
 MARK = re.compile(r"<!-- from the code: ([a-z-]+) -->")
 
 
@@ -64,7 +65,7 @@ def test_every_flag_is_documented() -> None:
 def test_every_key_is_documented() -> None:
     page = filled("reference/pipeline-file.md")
     for key, about, _ in reference.pipeline_keys():
-        assert about, f"{key} has no description in config.py"
+        assert about, f"{key} has no description in run_config.py"
         assert f"| `{key.rpartition('.')[2]}` | {about} |" in page
 
 
@@ -78,6 +79,23 @@ def test_every_built_in_plugin_is_documented() -> None:
 def test_every_page_is_filled_by_a_part_that_there_is() -> None:
     used = {mark for page in DOCS.rglob("*.md") for mark in MARK.findall(page.read_text())}
     assert used == set(reference.PARTS)
+
+
+@pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "mkdocs.yml"], ids=lambda page: page.name)
+def test_every_path_in_a_page_is_there(page: Path) -> None:
+    missing = [path for path in PATH.findall(page.read_text(encoding="utf-8")) if not (ROOT / path).exists()]
+    assert not missing, f"{page.relative_to(ROOT)} names what is not there"
+
+
+def test_a_path_that_is_gone_would_be_found() -> None:
+    text = "see `bitclass3_core/gone.py`, docs/gone.md, and https://example.org/docs/elsewhere"
+    assert PATH.findall(text) == ["bitclass3_core/gone.py", "docs/gone.md"]
+
+
+def test_the_page_of_rooms_names_every_room_and_no_other() -> None:
+    named = set(re.findall(r"^\| `(\w+)/` \|", (DOCS / "onboarding.md").read_text(), re.MULTILINE))
+    rooms = {folder.name for folder in (ROOT / "bitclass3_core").iterdir() if folder.is_dir() and not folder.name.startswith("_")}
+    assert named == rooms | {"plugins", "tests"}
 
 
 def test_every_error_class_is_documented_and_has_a_test_with_its_message() -> None:
