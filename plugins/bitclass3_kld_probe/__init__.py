@@ -26,6 +26,8 @@ from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
 from bitclass3_kld_probe.judging import Judge
 from bitclass3_kld_probe.probes import Prober
 
+BITCLASS3_ANSWERS = "747e0e39630b"  # changes when the answers do
+
 
 class Options(ImatrixOptions):
     """The imatrix (a file, or made by llama-imatrix), and how the probes are measured."""

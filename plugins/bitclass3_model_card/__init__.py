@@ -19,6 +19,8 @@ from bitclass3_model_card.source import license_of
 from bitclass3_model_card.tables import quantizations_section
 from bitclass3_model_card.usage import usage_section
 
+BITCLASS3_ANSWERS = "f15ddfa57767"  # changes when the answers do
+
 
 class ModelCardOptions(BaseModel):
     """``title`` replaces the heading made from the model's name, ``license`` what the source says of its own (a hub's identifier).
