@@ -18,6 +18,8 @@ from bitclass3_core.model import Model, TensorInfo, padded
 from bitclass3_core.problem import Allocation, Choice, Group, Problem
 from bitclass3_core.qtypes import menu, qtype
 
+BITCLASS3_ANSWERS = "cdf501362a11"  # changes when the answers do
+
 _SHOWN = 4
 
 

@@ -14,6 +14,8 @@ from bitclass3_core.errors import ModelFileError
 from bitclass3_core.gguf.names import hf_stems, quantizable_tensors
 from bitclass3_core.model import Architecture, FloatArray, Model, Place, TensorInfo
 
+BITCLASS3_ANSWERS = "ad3063a19cde"  # changes when the answers do
+
 _Config = Mapping[str, Any]
 _FACTORS: Mapping[str, Callable[[_Config], float]] = {
     "ffn_gate": lambda config: config["mlp_multipliers"][0],

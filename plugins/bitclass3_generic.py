@@ -4,6 +4,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.gguf.names import fragile_floors, hf_stems, quantizable_tensors
 from bitclass3_core.model import Architecture, Model
 
+BITCLASS3_ANSWERS = "03f9a7a0dd42"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_architecture(model: Model) -> Architecture:

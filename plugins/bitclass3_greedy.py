@@ -8,6 +8,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.knapsack.dual import Ints, Tables, hull_steps, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 
+BITCLASS3_ANSWERS = "23a55ca92fc1"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_solve(problem: Problem) -> Allocation:

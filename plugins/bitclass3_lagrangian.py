@@ -7,6 +7,8 @@ from bitclass3_core.knapsack.dual import lagrangian_dual, proof_of, tables_of
 from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 
+BITCLASS3_ANSWERS = "7c26eb7436e9"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_solve(problem: Problem) -> Allocation:

@@ -6,6 +6,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.gguf.names import blocks_of, hf_stems, metadata_int, quantizable_tensors
 from bitclass3_core.model import Architecture, IndexArray, Model
 
+BITCLASS3_ANSWERS = "afec0fd53136"  # changes when the answers do
+
 _HEAD_COUNTS = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 
 

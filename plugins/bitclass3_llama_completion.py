@@ -13,6 +13,8 @@ from bitclass3_core.results import Run
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, capture_program, last_lines
 
+BITCLASS3_ANSWERS = "2ec31c0ebf92"  # changes when the answers do
+
 PROGRAM = "llama-completion"
 SAMPLE = "sample.txt"
 _ATTEMPTS = 3  # on a busy machine llama.cpp can end before its printing thread has printed (llama.cpp issue 22142)

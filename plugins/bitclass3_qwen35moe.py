@@ -7,6 +7,8 @@ import bitclass3_qwen35
 from bitclass3_core import hookimpl
 from bitclass3_core.model import Architecture, Model
 
+BITCLASS3_ANSWERS = "6739193898ee"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_architecture(model: Model) -> Architecture:

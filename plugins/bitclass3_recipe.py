@@ -10,6 +10,8 @@ from bitclass3_core.gguf.recipe import quantize_arguments, with_kept, write_reci
 from bitclass3_core.model import Model
 from bitclass3_core.problem import Allocation
 
+BITCLASS3_ANSWERS = "8897d1402854"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_export(model: Model, allocation: Allocation, out: Path, stem: str) -> list[Path]:

@@ -6,6 +6,8 @@ from bitclass3_core import hookimpl
 from bitclass3_core.model import Architecture, Model, TensorInfo
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 
+BITCLASS3_ANSWERS = "387e0494e357"  # changes when the answers do
+
 
 @hookimpl
 def bitclass3_estimate(model: Model, architecture: Architecture) -> Sensitivity:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from bitclass3_core import hookspecs
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean
 from bitclass3_core.options import efforts_of
+from bitclass3_core.plugin.answers_version import answers_version
 from bitclass3_core.plugin.at_work import working
 from bitclass3_core.plugin.source_hash import source_hash
 from bitclass3_core.plugin.stage_table import STAGES
@@ -29,7 +30,7 @@ GROUP = "bitclass3"
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A loaded plugin: its module, the stages whose hooks it implements, and a version that changes with its source.
+    """A loaded plugin: its module, the stages whose hooks it implements, and a version that changes with its answers.
 
     A ``wrapper`` goes around or before the plugins of the stages: each of its functions is marked ``wrapper=True`` or ``tryfirst=True``.
     """
@@ -129,7 +130,8 @@ def _import_file(path: Path) -> ModuleType:
 def load_plugin(name: str) -> Plugin:
     """The plugin of that entry-point name, or in that ``.py`` file.
 
-    Raises PluginError if there is none, if it cannot be imported, if it implements no hook or is written for another plugin API.
+    The version of an installed plugin is its distribution's and that of its answers. A file's is always the hash over its source,
+    whatever it declares as ``BITCLASS3_ANSWERS``: a file that is named by its path is being written, and every edit counts. Raises PluginError if there is none, if it cannot be imported, if it implements no hook or is written for another plugin API.
     """
     points = installed()
     is_file = name.endswith(".py")
@@ -145,7 +147,8 @@ def load_plugin(name: str) -> Plugin:
         _check_api(name, _declared_api(Path(name) if is_file else _source_of(points[name])))
         raise PluginError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     distribution = None if is_file else points[name].dist
-    version = f"{distribution.version if distribution else 'file'}+{source_hash(module)}"
+    answers = source_hash(module) if is_file else answers_version(module, name)
+    version = f"{distribution.version if distribution else 'file'}+{answers}"
     plugin = plugin_of(module, name, version)
     return replace(plugin, name=Path(name).stem) if is_file else plugin
 

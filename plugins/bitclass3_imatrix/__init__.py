@@ -18,6 +18,8 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity, fill_missing
 from bitclass3_imatrix.making import MakingOptions, make_imatrix
 
+BITCLASS3_ANSWERS = "c408ec8f8f92"  # changes when the answers do
+
 
 class Options(MakingOptions):
     """The imatrix file, or how llama-imatrix makes one."""

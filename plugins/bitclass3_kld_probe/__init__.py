@@ -28,6 +28,8 @@ from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
 from bitclass3_kld_probe.judge import judge_of
 from bitclass3_kld_probe.probes import Prober
 
+BITCLASS3_ANSWERS = "747e0e39630b"  # changes when the answers do
+
 
 class Options(PluginOptions):
     """The imatrix (a file, or made by llama-imatrix: options of the plugin ``imatrix``), and how the probes are measured."""

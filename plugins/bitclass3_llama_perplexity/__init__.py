@@ -30,6 +30,8 @@ from bitclass3_llama_perplexity.planning import (
 )
 from bitclass3_llama_perplexity.program import Perplexity, find
 
+BITCLASS3_ANSWERS = "6e7fe731a652"  # changes when the answers do
+
 
 class Options(PluginOptions):
     """Which llama.cpp, how much held-out text, and what becomes of the base logits."""

@@ -19,6 +19,8 @@ from bitclass3_model_card.source import license_of
 from bitclass3_model_card.tables import quantizations_section
 from bitclass3_model_card.usage import usage_section
 
+BITCLASS3_ANSWERS = "f15ddfa57767"  # changes when the answers do
+
 
 class ModelCardOptions(BaseModel):
     """``title`` replaces the heading with the model's name. ``license`` (a hub's identifier) replaces the licence that the source names.

@@ -17,6 +17,8 @@ from bitclass3_core.qtypes import qtype
 from bitclass3_stock.choice import stock_qtypes
 from bitclass3_stock.mixes import MIXES
 
+BITCLASS3_ANSWERS = "52a1783d6589"  # changes when the answers do
+
 __all__ = ["STOCK_FTYPES", "StockOptions", "bitclass3_solve", "stock_qtypes"]
 
 STOCK_FTYPES = tuple(MIXES)

@@ -26,6 +26,8 @@ from bitclass3_torch.tokens import token_chunks
 if TYPE_CHECKING:
     import torch
 
+BITCLASS3_ANSWERS = "15b8a0b4c46d"  # changes when the answers do
+
 
 PROBED_CHUNKS = 4  # of the evaluation text: a tensor costs a forward pass over each
 

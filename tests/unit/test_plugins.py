@@ -327,6 +327,44 @@ def test_version_of_an_installed_plugin_without_a_distribution(entry_points):
     assert load_plugin("good").version.startswith("file+")
 
 
+def reloaded(name, source, entry_points):
+    sys.modules.pop(entry_points(name, source), None)
+    return load_plugin(name)
+
+
+@pytest.mark.parametrize(("answers", "same"), [('BITCLASS3_ANSWERS = "a1"\n', True), ("", False)])
+def test_an_edit_counts_unless_the_plugin_says_which_answers_it_gives(entry_points, answers, same):
+    before = reloaded("said", answers + solver("return 1"), entry_points)
+    after = reloaded("said", answers + "# edited\n" + solver("return 1"), entry_points)
+    assert (before.version == after.version) is same
+
+
+def test_version_of_the_answers_changes_the_version(entry_points):
+    versions = [reloaded("said", f"BITCLASS3_ANSWERS = '{n}'\n" + solver(), entry_points).version for n in ("1", "2.b-c_d")]
+    assert versions == ["file+1", "file+2.b-c_d"]
+
+
+def test_an_edit_of_a_file_counts_whatever_it_says(plugin_file):
+    versions = [load_plugin(plugin_file('BITCLASS3_ANSWERS = "1"\n' + solver(f"return {n}"))).version for n in range(2)]
+    assert versions[0] != versions[1]
+    assert "file+1" not in versions
+
+
+@pytest.mark.parametrize("answers", ["1", "''", "'two words'", "'é'", "'a\\n'", "'a' * 41"])
+def test_version_of_the_answers_is_a_short_text(entry_points, answers):
+    with pytest.raises(
+        PluginError, match=r"plugin 'said': BITCLASS3_ANSWERS is .*, expected a text of 1 to 40 letters.*; write"
+    ) as error:
+        reloaded("said", f"BITCLASS3_ANSWERS = {answers}\n" + solver(), entry_points)
+    assert "\n" not in str(error.value)
+
+
+def test_every_built_in_plugin_says_which_answers_it_gives():
+    ours = [name for name, point in installed().items() if point.dist and point.dist.name == "bitclass3"]
+    assert len(ours) > 25
+    assert [name for name in ours if not hasattr(load_plugin(name).module, "BITCLASS3_ANSWERS")] == []
+
+
 def test_one_file_may_do_two_stages(plugin_file):
     from bitclass3_core.runs.config_file import load_config
 
