@@ -4,7 +4,7 @@ They are those of the squared gradient of -log p(label), the label drawn from th
 nats of KL divergence per token and can be compared across tensors. See ``bitclass3_torch/statistics.py``.
 """
 
-from bitclass3_torch.estimating import EstimateOptions, estimate
+from bitclass3_torch.estimate import EstimateOptions, estimate
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus

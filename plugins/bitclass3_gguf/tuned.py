@@ -17,7 +17,7 @@ from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.plain import quantized_tensor
 from bitclass3_gguf.rounded import RoundedTensors
-from bitclass3_gguf.tuning import N_JUDGED, tune_scales
+from bitclass3_gguf.scale_tuner import N_JUDGED, tune_scales
 
 
 def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
@@ -53,7 +53,7 @@ def tune_rounded(
     All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
     type, ModelFileError for too little text, the torch loader's errors where there is no HF folder.
     """
-    from bitclass3_torch.loading import load_torch_model
+    from bitclass3_torch.model import load_torch_model
     from bitclass3_torch.tokens import token_chunks
 
     kept = tuned_in(rounded, options)

@@ -2,7 +2,7 @@
 
     F ~= G (x) A,    A = E[w x x^T]  [n_in, n_in],    G = E[u g g^T]  [n_rows, n_rows],    E[(g^T D x)^2] ~= tr(G D A D^T)
 
-g is the gradient of the loss with sampled labels (``statistics.py``). One half of a token's weight w in A is |g|^2, one half of its weight
+g is the gradient of the loss with sampled labels (``loss.py``). One half of a token's weight w in A is |g|^2, one half of its weight
 u in G is |x|^2, as in the exact E[|g|^2 x x^T]: the first token's attn_v, to which all others attend, must be right above all. The other
 halves are the same for all but massive tokens: with few tokens the exact weights alone rest on a handful of them.
 
@@ -10,7 +10,7 @@ Of a stack of experts each has its own A, of the tokens that were routed to it; 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture
 from bitclass3_core.progress import Progress
-from bitclass3_torch.experts import ENOUGH_TOKENS
-from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.expert_powers import ENOUGH_TOKENS
+from bitclass3_torch.loss import sampled_label_loss
+from bitclass3_torch.model import EMBEDDING, TorchModel
+from bitclass3_torch.moment_sums import MatrixSums, MomentSums, n_matrices
 from bitclass3_torch.places import TorchPlace
-from bitclass3_torch.statistics import EMBEDDING, sampled_label_loss
-from bitclass3_torch.sums import Gram, energies, limited
 
 if TYPE_CHECKING:
     import torch
-
-    from bitclass3_torch.watching import Product
 
 JUDGE_SHARE = 8  # one chunk in so many is left out of the moments, to judge by
 MAX_JUDGED = 2  # chunks
@@ -50,79 +48,10 @@ class TensorMoments:
         return TensorMoments(self.inputs.cpu(), g, x, judged_g)
 
 
-@dataclass(slots=True)
-class _Sums:
-    inputs: Gram = field(default_factory=Gram)
-    gradients: Gram = field(default_factory=Gram)
-    n_tokens: int = 0
-    judged: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
-
-
-class _Watch:
-    """The sums of some parameters while chunks go through the model forward and backward."""
-
-    def __init__(self, loaded: TorchModel, names: Sequence[str], n_rows_max: int) -> None:
-        places = [loaded.places[name] for name in names if name != EMBEDDING or loaded.head is not None]
-        self.sums = {(place.key, matrix): _Sums() for place in places for matrix in range(_n_matrices(place))}
-        self.parameters = {loaded.places[name].key: loaded.places[name].parameter for name in names}
-        self.lookups = _Sums()
-        self.judging = False
-        self._n_rows_max = n_rows_max
-
-    def product(self, product: "Product") -> None:
-        """One product; added when its output's gradient is known."""
-        sums = self.sums.get((product.key, product.matrix))
-        if sums is None or not product.output.requires_grad:
-            return
-        x, of_output = product.inputs.detach(), product.of_output
-
-        def on_gradient(gradient: "torch.Tensor") -> None:
-            self._add(sums, _flat(x), _flat(of_output(gradient)), is_stacked)
-
-        is_stacked = self.parameters[product.key].ndim == 3
-        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-
-    def _add(self, sums: _Sums, x: "torch.Tensor", g: "torch.Tensor", is_stacked: bool) -> None:
-        few_rows = g.shape[1] <= self._n_rows_max and not is_stacked
-        if self.judging:
-            if few_rows:
-                sums.judged.append((x, g))
-            return
-        if not len(x):
-            return  # an expert that no token reached
-        x_energy, g_energy = energies(x), energies(g)
-        sums.inputs.add(x, _token_weights(x_energy, g_energy))
-        if few_rows:
-            sums.gradients.add(g, _token_weights(g_energy, x_energy))
-        sums.n_tokens += len(x)
-
-    def lookup(self, rows: "torch.Tensor", gradient: "torch.Tensor") -> None:
-        """The looked-up rows [n, n_embd] of one chunk and their gradients; rows that are zero in every type say nothing."""
-        if not self.judging:
-            g = _flat(gradient)[(_flat(rows) != 0).any(1)]
-            self.lookups.inputs.add(g)
-            self.lookups.n_tokens += rows.shape[0] * rows.shape[1]
-
-
-def _flat(values: "torch.Tensor") -> "torch.Tensor":
-    return values.detach().float().reshape(-1, values.shape[-1])
-
-
-def _token_weights(own: "torch.Tensor", other: "torch.Tensor") -> "torch.Tensor":
-    """Half the other side's energy, half one and the same but for massive tokens; both halves with the mean 1 by own energy."""
-    even = limited(own, own.median()) / own.clamp(min=1e-30)
-    halves = (weights * (own.sum() / (weights * own).sum().clamp(min=1e-30)) for weights in (other, even))
-    return sum(halves) / 2  # type: ignore[return-value]
-
-
 def has_plain_inputs(place: TorchPlace) -> bool:
     """Whether the tensor's columns are its parameter's inputs, one by one: then A of the product is the tensor's own."""
     cut = place.cut
     return cut.shape is None and not cut.transposed and cut.columns is None
-
-
-def _n_matrices(place: TorchPlace) -> int:
-    return len(place.parameter) if place.parameter.ndim == 3 else 1
 
 
 def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int, n_ctx: int) -> list[list[str]]:
@@ -131,9 +60,9 @@ def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int, n
     used = 0
     for name in names:
         n_rows, n_in = loaded.places[name].parameter.shape[-2:]
-        n_matrices = _n_matrices(loaded.places[name])
-        few_rows = n_rows <= max_rows(memory_bytes) and n_matrices == 1
-        n_bytes = 4 * (n_matrices * n_in**2 + (n_rows**2 + MAX_JUDGED * n_ctx * (n_in + n_rows) if few_rows else 0))
+        n_stack = n_matrices(loaded.places[name])
+        few_rows = n_rows <= max_rows(memory_bytes) and n_stack == 1
+        n_bytes = 4 * (n_stack * n_in**2 + (n_rows**2 + MAX_JUDGED * n_ctx * (n_in + n_rows) if few_rows else 0))
         if not groups or used + n_bytes > memory_bytes:
             groups.append([])
             used = 0
@@ -163,43 +92,43 @@ def tensor_moments(
     """
     import torch
 
-    from bitclass3_torch.watching import Products, eager_experts
+    from bitclass3_torch.products import Products, eager_experts
 
-    watch = _Watch(loaded, names, max_rows(memory_bytes))
+    sums = MomentSums(loaded, names, max_rows(memory_bytes))
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     n_judged = min(MAX_JUDGED, len(chunks) // JUDGE_SHARE)
-    handle = loaded.net.get_input_embeddings().register_forward_hook(lambda _m, _i, rows: _begin(rows, watch, EMBEDDING in names))
+    handle = loaded.net.get_input_embeddings().register_forward_hook(lambda _m, _i, rows: _begin(rows, sums, EMBEDDING in names))
     try:
         with eager_experts(loaded.net):
             for number, chunk in enumerate(chunks):
-                watch.judging = number >= len(chunks) - n_judged
-                with Products(watch.parameters, watch.product):
+                sums.judging = number >= len(chunks) - n_judged
+                with Products(sums.parameters, sums.product):
                     logits = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
                 progress.advance()
     finally:
         handle.remove()
-    found = ((name, _moments_of(name, watch, loaded, architecture)) for name in names)
+    found = ((name, _moments_of(name, sums, loaded, architecture)) for name in names)
     return ((name, moments.on_cpu()) for name, moments in found if moments is not None)
 
 
-def _begin(rows: "torch.Tensor", watch: _Watch, is_wanted: bool) -> "torch.Tensor":
-    """Weights are frozen: the looked-up rows are where gradients begin."""
+def _begin(rows: "torch.Tensor", sums: MomentSums, is_wanted: bool) -> "torch.Tensor":
+    """Let gradients begin at the looked-up rows, because all weights are frozen; where the table's are wanted, they are added."""
     rows.requires_grad_(True)
     if is_wanted:
-        rows.register_hook(lambda gradient: watch.lookup(rows, gradient))  # type: ignore[no-untyped-call]
+        rows.register_hook(lambda gradient: sums.lookup(rows, gradient))  # type: ignore[no-untyped-call]
     return rows
 
 
-def _moments_of(name: str, watch: _Watch, loaded: TorchModel, architecture: Architecture) -> TensorMoments | None:
+def _moments_of(name: str, all_sums: MomentSums, loaded: TorchModel, architecture: Architecture) -> TensorMoments | None:
     place = loaded.places[name]
     columns, rows = architecture.column_order.get(name), architecture.row_order.get(name)
     if place.parameter.ndim == 3:
-        stack = _stack_moments([watch.sums[place.key, matrix] for matrix in range(_n_matrices(place))])
+        stack = _stack_moments([all_sums.sums[place.key, matrix] for matrix in range(n_matrices(place))])
         return None if stack is None else TensorMoments(stack if columns is None else stack[:, columns][:, :, columns])
-    sums = watch.sums.get((place.key, 0)) if name != EMBEDDING or loaded.head is not None else None
+    sums = all_sums.sums.get((place.key, 0)) if name != EMBEDDING or loaded.head is not None else None
     if name == EMBEDDING:
-        return _table_moments(sums, watch.lookups, len(place.parameter))
+        return _table_moments(sums, all_sums.lookups, len(place.parameter))
     if sums is None or (a := sums.inputs.mean(sums.n_tokens)) is None:
         return None
     if columns is not None:
@@ -214,7 +143,7 @@ def _moments_of(name: str, watch: _Watch, loaded: TorchModel, architecture: Arch
     return TensorMoments(a, g if rows is None else g[rows][:, rows], judged_x, judged_g)
 
 
-def _stack_moments(experts: Sequence[_Sums]) -> "torch.Tensor | None":
+def _stack_moments(experts: Sequence[MatrixSums]) -> "torch.Tensor | None":
     """A of each expert [n_experts, n_in, n_in]: as if ``ENOUGH_TOKENS`` more with the layer's mean had reached it."""
     import torch
 
@@ -242,7 +171,7 @@ def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torc
     return values if order is None else values[:, order]
 
 
-def _table_moments(product: _Sums | None, lookups: _Sums, n_rows: int) -> TensorMoments | None:
+def _table_moments(product: MatrixSums | None, lookups: MatrixSums, n_rows: int) -> TensorMoments | None:
     """Of an embedding table: an error in a row that a token looks up goes into the model as it is, so what counts is its gradient's
     E[g g^T]. Where the head is tied the same rows are a product's too, and both errors add up."""
     if (total := lookups.inputs.mean(lookups.n_tokens)) is None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch.finding import find_places
+from bitclass3_torch.parameters import find_places
 from bitclass3_torch.places import AxisPowers, TorchPlace
 
 from bitclass3_core.errors import ModelFileError

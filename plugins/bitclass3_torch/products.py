@@ -132,7 +132,7 @@ def eager_experts(net: Any) -> Iterator[None]:
         net.set_experts_implementation(before)
 
 
-class Rounded(Products):
+class ChangedInputs(Products):
     """While open, a product with one of the parameters gets its inputs from ``change(key, inputs [..., n_in])``."""
 
     def __init__(self, parameters: Mapping[str, Any], change: Callable[[str, Any], Any]) -> None:

@@ -26,9 +26,9 @@ from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
 
 if TYPE_CHECKING:
     import torch
-    from bitclass3_torch.distilling import Predictions
-    from bitclass3_torch.loading import TorchModel
+    from bitclass3_torch.model import TorchModel
     from bitclass3_torch.places import TorchPlace
+    from bitclass3_torch.predictions import Predictions
 
 WARM_UP = 5  # steps until the rate is whole
 N_JUDGED = 4  # chunks that are left out
@@ -126,8 +126,8 @@ class _Tuner:
 
 def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
     """Matrices, no stacks, whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
+    from bitclass3_torch.model import EMBEDDING
     from bitclass3_torch.moments import has_plain_inputs
-    from bitclass3_torch.statistics import EMBEDDING
 
     if name not in loaded.places or not has_scales(q) or (name == EMBEDDING and loaded.head is None):
         return False
@@ -147,7 +147,7 @@ def tune_scales(
     """The tensors with tuned scales; ``loaded`` has the source's weights when this begins. Of the two or more ``chunks`` [n_chunks, n_ctx]
     the first are to judge by."""
     import torch
-    from bitclass3_torch.distilling import divergence, logits, predictions
+    from bitclass3_torch.predictions import divergence, logits, predictions
 
     n_judged = max(1, min(N_JUDGED, len(chunks) // 4))
     progress.begin("tune scales", len(chunks) + n_steps)

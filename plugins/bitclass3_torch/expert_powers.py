@@ -24,7 +24,7 @@ from bitclass3_torch.sums import Array64, Sums, WeightGradients, energies
 if TYPE_CHECKING:
     import torch
 
-    from bitclass3_torch.watching import Product
+    from bitclass3_torch.products import Product
 
 ENOUGH_TOKENS = 64
 _TINY = float(np.finfo(np.float32).tiny)

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from bitclass3_torch.activations import rounded_products
+from bitclass3_torch.model import TorchModel
 from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
-from bitclass3_torch.loading import TorchModel
-from bitclass3_torch.rounding import rounded_products
-from bitclass3_torch.scoring import score_chunk
+from bitclass3_torch_evaluator.scores import score_chunk
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,13 @@ import numpy as np
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.sensitivity import Powers
-from bitclass3_torch.finding import find_places
+from bitclass3_torch.parameters import find_places
 from bitclass3_torch.places import TorchPlace
 
 if TYPE_CHECKING:
     import torch
+
+EMBEDDING = "token_embd.weight"
 
 
 @dataclass(frozen=True, slots=True)

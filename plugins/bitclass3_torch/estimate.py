@@ -6,7 +6,7 @@ from bitclass3_core.corpus import Corpus
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Sensitivity, fill_missing
-from bitclass3_torch.loading import load_torch_model
+from bitclass3_torch.model import load_torch_model
 from bitclass3_torch.statistics import collect
 from bitclass3_torch.tokens import token_chunks
 

@@ -19,8 +19,8 @@ from bitclass3_core.qtypes import ACTIVATION_BLOCKS, activation_format, qtype
 if TYPE_CHECKING:
     import torch
 
-    from bitclass3_torch.loading import TorchModel
-    from bitclass3_torch.watching import Product
+    from bitclass3_torch.model import TorchModel
+    from bitclass3_torch.products import Product
 
 _LEVELS = 127
 
@@ -92,7 +92,7 @@ def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -
 
 @contextmanager
 def _rounded(loaded: "TorchModel", parameters: dict[str, Any], change: Callable[[str, Any], Any]) -> Iterator[None]:
-    from bitclass3_torch.watching import Rounded, eager_experts
+    from bitclass3_torch.products import ChangedInputs, eager_experts
 
-    with eager_experts(loaded.net), Rounded(parameters, change):
+    with eager_experts(loaded.net), ChangedInputs(parameters, change):
         yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.model import TorchModel
 
 if TYPE_CHECKING:
     import torch
