@@ -17,7 +17,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class DenseSums:
-    """Sums over all tokens, of the parameters that every token meets."""
+    """Sums over all tokens, for the parameters that every token meets."""
 
     def __init__(self, with_gradients: bool) -> None:
         self._with_gradients = with_gradients
@@ -26,7 +26,7 @@ class DenseSums:
         self._inputs_last: dict[str, bool] = {}
 
     def add(self, product: "Product") -> None:
-        """One product; its output's gradient is added when it is known."""
+        """Add one product: its inputs now, its output's gradient when it is known."""
         key, of_output, inputs = product.key, product.of_output, product.inputs.detach()
         self._inputs.add(key, inputs)
         self._inputs_last[key] = product.inputs_last
@@ -38,7 +38,10 @@ class DenseSums:
             product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
     def powers(self, key: str, place: TorchPlace, n_tokens: int) -> Powers | None:
-        """The means over ``n_tokens`` tokens; None if the model did not multiply with that parameter."""
+        """The powers over a text of ``n_tokens``, by the formulas of ``statistics.py``.
+
+        None if the model did not multiply with that parameter.
+        """
         if key not in self._inputs.values or (self._with_gradients and key not in self._gradients.rows):
             return None
         last, inputs = self._inputs_last[key], self._inputs.values[key]

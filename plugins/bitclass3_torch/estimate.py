@@ -32,7 +32,11 @@ def estimate(
     estimator: str,
     with_gradients: bool,
 ) -> Sensitivity:
-    """The sensitivity of a model on ``corpus.calibration``; tensors that torch cannot see get their neighbours' mean and a note."""
+    """The sensitivity of a model on ``corpus.calibration``, named after ``estimator``; without gradients it has no out_power.
+
+    A tensor that torch cannot see gets the mean of its neighbours, and a note. Raises ModelFileError for too little text, and the errors
+    of ``load_torch_model``.
+    """
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
     tensors = collect(loaded, model, architecture, chunks, with_gradients, options.seed, progress)

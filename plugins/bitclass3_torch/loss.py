@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """Sum over positions [n, n_vocab] of the cross-entropy to one label a position, drawn from softmax(logits)."""
+    """Sum over the positions of logits [n, n_vocab] of the cross-entropy to a label that is drawn from softmax(logits)."""
     import torch
 
     logits = logits.float()
@@ -19,7 +19,10 @@ def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> 
 
 
 def _drawn(probabilities: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """One index a row of [n, n_vocab], drawn by its distribution: a random number a row, where torch.multinomial takes one a token."""
+    """One index for each row of [n, n_vocab], drawn by its distribution.
+
+    It takes one random number a row; torch.multinomial would take one for every token of the vocabulary.
+    """
     import torch
 
     cumulative = probabilities.cumsum(-1)

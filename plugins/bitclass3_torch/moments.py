@@ -1,12 +1,15 @@
-"""Second moments of a tensor's inputs and of its outputs' gradients: the Kronecker factors of its Hessian, as many at a time as fit.
+"""Second moments of a tensor's inputs and of its outputs' gradients: the Kronecker factors of its Hessian.
 
     F ~= G (x) A,    A = E[w x x^T]  [n_in, n_in],    G = E[u g g^T]  [n_rows, n_rows],    E[(g^T D x)^2] ~= tr(G D A D^T)
 
-g is the gradient of the loss with sampled labels (``loss.py``). One half of a token's weight w in A is |g|^2, one half of its weight
-u in G is |x|^2, as in the exact E[|g|^2 x x^T]: the first token's attn_v, to which all others attend, must be right above all. The other
-halves are the same for all but massive tokens: with few tokens the exact weights alone rest on a handful of them.
+g is the gradient of the loss with sampled labels (``loss.py``). w and u weight the tokens, each with two halves. One half is exact: |g|^2 in
+A and |x|^2 in G, as in E[|g|^2 x x^T]. It counts the first token, to whose attn_v all others attend: that must be right above all. The
+other half is there because, with few tokens, the exact weights rest on a handful of massive ones. In A it is the same for every token whose
+|x|^2 is at most the median, and falls as 1/|x|^2 above it; in G likewise with |g|^2.
 
-Of a stack of experts each has its own A, of the tokens that were routed to it; with few of them it leans on the mean of its layer.
+Each expert of a stack has an A of its own, over the tokens that were routed to it. With few of them it leans on the mean of its layer.
+
+The moments of many tensors need more memory than there is: ``moment_groups`` parts the tensors, ``tensor_moments`` takes one group.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,9 +36,12 @@ MAX_JUDGED = 2  # chunks
 
 @dataclass(frozen=True, slots=True)
 class TensorMoments:
-    """Of one GGUF tensor, in its order of rows and columns: ``inputs`` A [n_in, n_in], or [n_experts, n_in, n_in] of a stack;
-    ``gradients`` G [n_rows, n_rows] unless there are too many rows; and of tokens that are in neither, x [n, n_in] and g [n, n_rows]
-    (none for a table that tokens look up, no G either for a stack)."""
+    """The moments of one GGUF tensor, in the GGUF's order of rows and columns.
+
+    ``inputs`` is A [n_in, n_in], of a stack [n_experts, n_in, n_in]. ``gradients`` is G [n_rows, n_rows]; None for a stack, for a table
+    that tokens look up, and where there are too many rows. ``judged_x`` [n, n_in] and ``judged_g`` [n, n_rows] are inputs and gradients of
+    tokens that are in neither moment; None where G is, or if no chunk was left out.
+    """
 
     inputs: "torch.Tensor"
     gradients: "torch.Tensor | None" = None
@@ -43,19 +49,19 @@ class TensorMoments:
     judged_g: "torch.Tensor | None" = None
 
     def on_cpu(self) -> "TensorMoments":
-        """The same in the CPU's memory."""
+        """The same moments in the CPU's memory."""
         g, x, judged_g = (None if v is None else v.cpu() for v in (self.gradients, self.judged_x, self.judged_g))
         return TensorMoments(self.inputs.cpu(), g, x, judged_g)
 
 
 def has_plain_inputs(place: TorchPlace) -> bool:
-    """Whether the tensor's columns are its parameter's inputs, one by one: then A of the product is the tensor's own."""
+    """Whether each column of the tensor is one input of its parameter. Then the product's A is the tensor's own."""
     cut = place.cut
     return cut.shape is None and not cut.transposed and cut.columns is None
 
 
 def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int, n_ctx: int) -> list[list[str]]:
-    """The tensors in their order, cut so that what is kept of each group fits into the memory (at least one tensor a group)."""
+    """The tensors in their order, parted into groups whose moments fit into ``memory_bytes``; a group has at least one tensor."""
     groups: list[list[str]] = []
     used = 0
     for name in names:
@@ -72,7 +78,7 @@ def moment_groups(loaded: TorchModel, names: Sequence[str], memory_bytes: int, n
 
 
 def max_rows(memory_bytes: int) -> int:
-    """Tensors with more rows than this do without G: it would take an eighth of the memory."""
+    """The most rows that a tensor with a G may have: so many that G takes an eighth of the memory."""
     return int((memory_bytes / 32) ** 0.5)
 
 
@@ -85,10 +91,10 @@ def tensor_moments(
     seed: int,
     progress: Progress,
 ) -> Iterator[tuple[str, TensorMoments]]:
-    """The moments of each tensor over ``chunks``, with the model's present weights: one pass forward and backward for all of them.
+    """The moments of each named tensor over ``chunks`` [n_chunks, n_ctx], with the model's present weights.
 
-    The passes are over when this returns; what it gives is put into the GGUF's order, and into the CPU's memory, one tensor
-    after the other.
+    Each chunk goes forward and backward once, for all tensors. The passes are over when this returns. The iterator puts one tensor after
+    the other into the GGUF's order and into the CPU's memory; a tensor that no product used is left out.
     """
     import torch
 
@@ -144,7 +150,7 @@ def _moments_of(name: str, all_sums: MomentSums, loaded: TorchModel, architectur
 
 
 def _stack_moments(experts: Sequence[MatrixSums]) -> "torch.Tensor | None":
-    """A of each expert [n_experts, n_in, n_in]: as if ``ENOUGH_TOKENS`` more with the layer's mean had reached it."""
+    """A of each expert [n_experts, n_in, n_in], as if ``ENOUGH_TOKENS`` more tokens with the layer's mean had reached it."""
     import torch
 
     n_tokens = sum(sums.n_tokens for sums in experts)
@@ -172,8 +178,11 @@ def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torc
 
 
 def _table_moments(product: MatrixSums | None, lookups: MatrixSums, n_rows: int) -> TensorMoments | None:
-    """Of an embedding table: an error in a row that a token looks up goes into the model as it is, so what counts is its gradient's
-    E[g g^T]. Where the head is tied the same rows are a product's too, and both errors add up."""
+    """The moments of an embedding table.
+
+    An error in a row that a token looks up goes into the model as it is, so A is E[g g^T] of the row's gradient. Where the head is tied,
+    the same rows are multiplied too, and both errors add up.
+    """
     if (total := lookups.inputs.mean(lookups.n_tokens)) is None:
         return None
     if product is not None and (of_head := product.inputs.mean(product.n_tokens)) is not None:

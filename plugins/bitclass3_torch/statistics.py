@@ -1,19 +1,17 @@
-"""in_power and out_power by what the HF model multiplies: forward for E[x^2], one backward pass with sampled labels for the Fisher matrix.
+"""in_power, out_power and in_fisher of every tensor, out of what the HF model multiplies.
 
-Of each chunk of n tokens the weights' gradient is G = sum_t g_t x_t^T, and the diagonal of the Fisher matrix, per token, is E[G_ij^2] / n: the
-labels of different positions are drawn independently, so what is squared together is what one position's prediction gets from an error
-at all positions before it. The two factors have that matrix's own row and column sums:
+Forward passes give in_power = E[x^2]; one backward pass with sampled labels (``loss.py``) gives the diagonal of the Fisher matrix.
+
+The gradient of a weight matrix over a chunk of n tokens is G = sum_t g_t x_t^T. The diagonal of the Fisher matrix, per token, is
+E[G_ij^2] / n: the labels of different positions are drawn independently, so what is squared together is the gradient of one position's
+prediction with respect to an error at all positions before it. The two factors have that matrix's own row and column sums:
 
     out_power_i = sum_j E[G_ij^2] / sum_t |x_t|^2        in_fisher_j proportional to sum_i E[G_ij^2], with the sum of in_power
 
-To square token by token, E[g_i^2 x_j^2], would leave out that an error adds up over positions, in attn_v most of all
-(``python -m benchmarks.refinements --only "token by token"`` says what is left then, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent,
-which they are not: all tokens attend to the first one, whose attn_v gets most of the gradient and has other inputs than the rest; and
-at a token whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNorm.
-
-The loss is the sum over positions of the cross-entropy to labels sampled from the model's own distribution: then E[grad grad^T] is the
-Fisher matrix, the Hessian of the KL divergence. Labels from the text would give the "empirical" Fisher, which is another matrix
-(Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
+To square token by token, E[g_i^2 x_j^2], would leave out that an error adds up over positions, in attn_v most of all (docs/benchmarks.md,
+"Refinements of the allocation", says how much, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent.
+They are not: all tokens attend to the first one, whose attn_v gets most of the gradient and has other inputs than the rest; and at a token
+whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNorm.
 """
 
 from collections.abc import Mapping
@@ -44,7 +42,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Collector:
-    """The sums over everything that a loaded model multiplies and looks up."""
+    """The sums over everything that a loaded model multiplies and looks up, chunk by chunk."""
 
     def __init__(self, loaded: TorchModel, with_gradients: bool) -> None:
         self._loaded = loaded
@@ -75,7 +73,7 @@ class Collector:
         self._gradient = gradient.detach()
 
     def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
-        """One chunk [n_ctx] forward, and backward from labels sampled at every position."""
+        """Send one chunk [n_ctx] forward, and backward from a label that is sampled at every position."""
         import torch
 
         from bitclass3_torch.products import Products
@@ -95,7 +93,7 @@ class Collector:
             self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -115,7 +113,7 @@ class Collector:
         return place.powers(AxisPowers(powers.in_power[None], rows))
 
     def few_tokens(self) -> str | None:
-        """A line about experts that too few tokens reached, if there are any."""
+        """A warning about experts that too few tokens reached; None if there are none."""
         stacks = {place.key: len(place.parameter) for place in self._loaded.places.values() if place.parameter.ndim == 3}
         few = sum(self._routed.n_few(key, n_experts) for key, n_experts in stacks.items())
         if not few:
@@ -137,7 +135,10 @@ class Collector:
         return {name: replace(tensor, activation=self._activation(name, found)) for name, tensor in found.items()}
 
     def _activation(self, name: str, found: Mapping[str, TensorSensitivity]) -> dict[str, float]:
-        """What the rounding of a tensor's inputs costs; of a parameter that the GGUF cuts in several tensors, its share by out_power."""
+        """What it costs to round the tensor's inputs, nats per token by format.
+
+        Tensors that share a parameter share its cost, by their out_power.
+        """
         key = self._loaded.places[name].key
         gradients = {
             other: float(linear.out_power.sum())
@@ -159,7 +160,7 @@ def collect(
     seed: int,
     progress: Progress,
 ) -> dict[str, TensorSensitivity]:
-    """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]."""
+    """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]; warns of experts that too few tokens reached."""
     import torch
 
     from bitclass3_torch.products import eager_experts

@@ -1,7 +1,7 @@
 """Evaluation in torch: the HF model with its weights replaced by the dequantized tensors of each GGUF.
 
-Needs no llama.cpp. The inputs of matrix products are rounded as llama.cpp rounds them; what it leaves out is the precision of
-attention and of the KV cache.
+It needs no llama.cpp. It rounds the inputs of matrix products as llama.cpp does; it does not imitate the precision of llama.cpp's attention
+and KV cache.
 """
 
 from dataclasses import replace
@@ -51,7 +51,7 @@ class Options(BaseModel):
 
 
 def _put_weights(loaded: TorchModel, source: Model, architecture: Architecture) -> None:
-    """Load every tensor's weights from a GGUF, one tensor or expert at a time."""
+    """Put every tensor of a GGUF into the model, one tensor or expert at a time."""
     for name in loaded.places:
         loaded.load_weight(name, source, architecture)
 
@@ -132,7 +132,7 @@ def _probed(
     options: Options,
     progress: Progress,
 ) -> dict[str, float]:
-    """Mean KLD of single tensors of the candidate, on the first few chunks."""
+    """Mean KLD of single tensors of the candidate, by name, on the first few chunks; empty if none are asked for."""
     if not options.n_probes:
         return {}
     few = chunks[:PROBED_CHUNKS]
