@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bitclass3_gguf
 import bitclass3_llama_perplexity as llama_perplexity
-import bitclass3_torch
+import bitclass3_torch_evaluator
 import numpy as np
 from bitclass3_qwen35 import bitclass3_architecture
 from numpy.typing import NDArray
@@ -87,8 +87,8 @@ def measured(
     plain = [as_f32(file, out / f"{file.path.stem}-f32.gguf") for file in files]
     reference, progress = as_f32(source, out / "source-f32.gguf"), Plain()
     torch = {"n_tokens": n_chunks * N_CTX, "n_ctx": N_CTX, "device": "cpu", "dtype": "float32", "activations": "none"}
-    in_torch = bitclass3_torch.bitclass3_evaluate(
-        source, files, architecture, corpus, bitclass3_torch.Options.model_validate(torch), progress
+    in_torch = bitclass3_torch_evaluator.bitclass3_evaluate(
+        source, files, architecture, corpus, bitclass3_torch_evaluator.Options.model_validate(torch), progress
     )
     llama = llama_perplexity.Options.model_validate({"n_chunks": n_chunks, "n_ctx": N_CTX, "llama_cpp": llama_cpp})
     in_llama = llama_perplexity.bitclass3_evaluate(reference, [*plain, *files], corpus, llama, progress)

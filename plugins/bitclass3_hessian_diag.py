@@ -3,7 +3,7 @@
 Its normalised score says which tensors have large inputs. It cannot say what an error in their outputs costs; ``kl-hessian`` can.
 """
 
-from bitclass3_torch.estimating import EstimateOptions, estimate
+from bitclass3_torch.estimate import EstimateOptions, estimate
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus

@@ -6,7 +6,7 @@ nats of KL divergence per token and can be compared across tensors. See ``bitcla
 
 from typing import ClassVar
 
-from bitclass3_torch.estimating import EstimateOptions, estimate
+from bitclass3_torch.estimate import EstimateOptions, estimate
 
 from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus

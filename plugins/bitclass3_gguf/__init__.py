@@ -1,7 +1,7 @@
 """The GGUF exporter that needs no llama.cpp: ggml's kernels in this process, one tensor at a time, guided by the imatrix.
 
-With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats: see ``feedback.py``; with ``tuning_steps`` the
-scales of what was rounded are tuned together: see ``tuning.py``. A stock mix is written as llama-quantize would, whatever the options.
+With ``rounding = "feedback"`` it rounds better than llama-quantize can, in the same formats (``feedback.py``). With ``tuning_steps`` it tunes
+the scales of all tensors together (``scale_tuner.py``). A stock mix is written as llama-quantize would, whatever the options.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """Codes chosen column by column inside a block of columns: the loops of ``feedback.py`` that no matrix product can do, compiled.
 
 Arrays are float32, C-contiguous: weights of rows [n, w], ``step`` and ``offset`` of each [n, w], a square block [w, w] of what the rows share.
-The lock of the interpreter is given up meanwhile: each thread rounds a tensor of its own.
+The loops release the interpreter's lock: each thread rounds a tensor of its own.
 """
 
 import numpy as np
@@ -38,9 +38,9 @@ def set_codes(
     rounded: FloatArray,
     errors: FloatArray,
 ) -> None:
-    """Set ``codes`` and ``rounded`` to what is nearest to ``left``, each column's error taken up by those after it, as ``u`` says.
+    """Set ``codes`` and ``rounded`` to what is nearest to ``left``; the columns after each one take up its error, as ``u`` says.
 
-    ``errors`` get each column's error over ``u``'s diagonal; ``left`` is used up.
+    ``errors`` receives each column's error divided by ``u``'s diagonal. ``left`` is changed.
     """
     n, w = left.shape
     for i in range(n):

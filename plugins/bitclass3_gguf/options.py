@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from bitclass3_torch import WEIGHT_BYTES
 from pydantic import Field
 
 from bitclass3_core.options import Demands, PluginOptions, Work
 
-_TORCH_BYTES = 6  # a weight: the model in float32, and half as much again for what passes through it
 _FEEDBACK_PASSES = 2.5  # what moments and rounding take, in passes forward and backward (docs/benchmarks.md)
 
 
@@ -59,4 +59,4 @@ class Options(PluginOptions):
         if self.tuning_steps:
             operations += (6 + 2) * self.tuning_steps * self.n_ctx * n_params
             n_bytes = max(n_bytes, 8 * n_params)
-        return Demands(operations, n_bytes=n_bytes + _TORCH_BYTES * n_params if n_bytes else 0)
+        return Demands(operations, n_bytes=n_bytes + WEIGHT_BYTES * n_params if n_bytes else 0)

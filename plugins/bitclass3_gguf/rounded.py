@@ -120,7 +120,7 @@ def round_with_feedback(
 
     Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
     """
-    from bitclass3_torch.loading import load_torch_model
+    from bitclass3_torch.model import load_torch_model
     from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
     from bitclass3_torch.tokens import token_chunks
 

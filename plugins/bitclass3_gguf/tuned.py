@@ -1,4 +1,7 @@
-"""A file's tensors with their scales tuned: gathered as they were rounded, kept on disk until the file is written."""
+"""A file's tensors with tuned scales, kept on disk until the file is written.
+
+``rounded.py`` has the tensors that the tuning begins with, ``scale_tuner.py`` tunes them.
+"""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.plain import quantized_tensor
 from bitclass3_gguf.rounded import RoundedTensors
-from bitclass3_gguf.tuning import N_JUDGED, tune_scales
+from bitclass3_gguf.scale_tuner import N_JUDGED, tune_scales
 
 
 def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
@@ -48,12 +51,13 @@ def tune_rounded(
     options: Options,
     progress: Progress,
 ) -> tuple[RoundedTensors, TuningGain | None]:
-    """The tensors of ``rounded``, and those that it has not, with tuned scales where that gains; and what it gained.
+    """Every quantized tensor of the file, with tuned scales if that gains anything; and what it gained.
 
-    All of them are in memory, quantized and as the torch model's weights. Raises UnusableTypeError for a tensor that cannot have its
-    type, ModelFileError for too little text, the torch loader's errors where there is no HF folder.
+    Tensors that ``rounded`` does not have are rounded by ggml's kernels first. All tensors are in memory twice: as bytes, and as weights
+    of the torch model. Raises UnusableTypeError for a tensor that cannot have its type, ModelFileError for too little text, and the errors
+    of ``load_torch_model`` where there is no HF folder.
     """
-    from bitclass3_torch.loading import load_torch_model
+    from bitclass3_torch.model import load_torch_model
     from bitclass3_torch.tokens import token_chunks
 
     kept = tuned_in(rounded, options)

@@ -1,4 +1,4 @@
-"""Tensors rounded side by side: as many at a time as there are threads, or as their memory allows."""
+"""Threads that round tensors side by side: as many as there are, or as the tensors' memory allows."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +15,10 @@ _WEIGHT_BYTES = 8 * 4  # weights, what is left of them, rounded ones, codes, ste
 
 
 def working_bytes(info: TensorInfo, max_rows: int) -> int:
-    """Memory that the rounding of a tensor takes, beside its moments; ``max_rows`` are those that are rounded together."""
+    """Bytes that the rounding of a tensor takes beside its moments.
+
+    Up to ``max_rows`` rows of a tensor are rounded together, more in slabs.
+    """
     n_rows = info.n_rows // info.n_experts
     together = n_rows <= max_rows and info.n_experts == 1
     held = n_rows if together else min(n_rows, SLAB_ROWS)
@@ -23,13 +26,16 @@ def working_bytes(info: TensorInfo, max_rows: int) -> int:
 
 
 def at_a_time(sizes: Mapping[str, int], memory_bytes: int, n_threads: int) -> dict[str, int]:
-    """How many tensors as large as each, which take ``sizes`` bytes, may be under way; those that keep all threads busy come first."""
+    """How many tensors of each size may be under way at a time, by name. The tensors that keep all threads busy come first."""
     found = {name: max(1, min(n_threads, memory_bytes // max(size, 1))) for name, size in sizes.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def work_side_by_side(work: Callable[[_Item], None], items: Iterable[_Item], n_at_a_time: int) -> None:
-    """Work on the items as they come, few at a time: all moments of a group in their last form would take its memory twice."""
+    """Work on the items as they come, ``n_at_a_time`` in threads.
+
+    Items are drawn only when there is work for them: the moments of a whole group, drawn at once, would take its memory twice.
+    """
     with ThreadPoolExecutor(n_at_a_time) as pool:
         under_way: deque[Future[None]] = deque()
         for item in items:
@@ -42,7 +48,7 @@ def work_side_by_side(work: Callable[[_Item], None], items: Iterable[_Item], n_a
 
 @contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """Torch's own threads while tensors are rounded in threads: more would wait for each other in thousands of small steps."""
+    """While open, torch uses ``n_threads`` of its own. More would wait for each other in thousands of small steps."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""A ggml tensor's place in the HF model: its rows read and written, and its powers cut out of those of the parameter."""
+"""A ggml tensor's place in the HF model: reads and writes its rows, and cuts its powers out of the parameter's."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AxisPowers:
-    """Mean squares at a parameter's products: of its inputs [n_stack or 1, n_in], and of the gradients at its outputs [.., n_out].
+    """Mean squares at a parameter's products: ``inputs`` [n_stack or 1, n_in], and gradients at its ``outputs`` [n_stack or 1, n_out].
 
     ``inputs_last`` is true where the parameter is stored [n_out, n_in], as nn.Linear does, false where it is [n_in, n_out].
     """
@@ -90,7 +90,10 @@ class TorchPlace:
         return scale
 
     def output_rows(self, gradients: "torch.Tensor") -> "torch.Tensor":
-        """Of gradients [n, n_out] at the parameter's outputs those of the tensor's rows, [n, n_rows] for its own weights."""
+        """Gradients [n, n_rows] at the tensor's rows, out of ``gradients`` [n, n_out] at the parameter's outputs.
+
+        They are those of the weights as the GGUF has them.
+        """
         import torch
 
         rows = _taken(self.cut.rows, gradients.shape[1])
@@ -100,7 +103,7 @@ class TorchPlace:
         return taken / torch.from_numpy(self._row_scale(np.arange(len(rows)))[:, 0].copy()).to(gradients)
 
     def powers(self, axes: AxisPowers) -> Powers:
-        """The tensor's powers out of its parameter's, in the order of what is cut out."""
+        """The tensor's powers, cut out of its parameter's; columns and rows in HF's order."""
         last, other = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)
         rows = _cut(other, self.cut, -2)
         columns = _cut(last, self.cut, -1)

@@ -1,19 +1,17 @@
-"""in_power and out_power by what the HF model multiplies: forward for E[x^2], one backward pass with sampled labels for the Fisher matrix.
+"""in_power, out_power and in_fisher of every tensor, out of what the HF model multiplies.
 
-Of each chunk of n tokens the weights' gradient is G = sum_t g_t x_t^T, and the diagonal of the Fisher matrix, per token, is E[G_ij^2] / n: the
-labels of different positions are drawn independently, so what is squared together is what one position's prediction gets from an error
-at all positions before it. The two factors have that matrix's own row and column sums:
+Forward passes give in_power = E[x^2]; one backward pass with sampled labels (``loss.py``) gives the diagonal of the Fisher matrix.
+
+The gradient of a weight matrix over a chunk of n tokens is G = sum_t g_t x_t^T. The diagonal of the Fisher matrix, per token, is
+E[G_ij^2] / n: the labels of different positions are drawn independently, so what is squared together is the gradient of one position's
+prediction with respect to an error at all positions before it. The two factors have that matrix's own row and column sums:
 
     out_power_i = sum_j E[G_ij^2] / sum_t |x_t|^2        in_fisher_j proportional to sum_i E[G_ij^2], with the sum of in_power
 
-To square token by token, E[g_i^2 x_j^2], would leave out that an error adds up over positions, in attn_v most of all
-(``python -m benchmarks.refinements --only "token by token"`` says what is left then, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent,
-which they are not: all tokens attend to the first one, whose attn_v gets most of the gradient and has other inputs than the rest; and
-at a token whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNorm.
-
-The loss is the sum over positions of the cross-entropy to labels sampled from the model's own distribution: then E[grad grad^T] is the
-Fisher matrix, the Hessian of the KL divergence. Labels from the text would give the "empirical" Fisher, which is another matrix
-(Kunstner et al. 2019, "Limitations of the empirical Fisher approximation").
+To square token by token, E[g_i^2 x_j^2], would leave out that an error adds up over positions, in attn_v most of all (docs/benchmarks.md,
+"Refinements of the allocation", says how much, role by role). E[g_i^2] and E[x_j^2] alone would moreover take x and g for independent.
+They are not: all tokens attend to the first one, whose attn_v gets most of the gradient and has other inputs than the rest; and at a token
+whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNorm.
 """
 
 from collections.abc import Mapping
@@ -26,69 +24,30 @@ from numpy.typing import NDArray
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
-from bitclass3_torch.embedding import Embedding
-from bitclass3_torch.experts import ENOUGH_TOKENS, RoutedSums
-from bitclass3_torch.loading import TorchModel, in_gguf_order
+from bitclass3_torch.activations import RoundingCosts
+from bitclass3_torch.dense_powers import DenseSums
+from bitclass3_torch.embedding_powers import Embedding
+from bitclass3_torch.expert_powers import ENOUGH_TOKENS, RoutedSums
+from bitclass3_torch.loss import sampled_label_loss
+from bitclass3_torch.model import EMBEDDING, TorchModel, in_gguf_order
 from bitclass3_torch.places import AxisPowers, TorchPlace
-from bitclass3_torch.rounding import RoundingCosts
-from bitclass3_torch.sums import Array64, Sums, WeightGradients
 
 if TYPE_CHECKING:
     import torch
 
-    from bitclass3_torch.watching import Product
+    from bitclass3_torch.products import Product
 
-EMBEDDING = "token_embd.weight"
 ROUNDING_EVERY = 4  # chunks: one number for each tensor is known well after few, and it costs a product more
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-class _Plain:
-    """Sums over all tokens, of the parameters that every token meets."""
-
-    def __init__(self, with_gradients: bool) -> None:
-        self._with_gradients = with_gradients
-        self._inputs = Sums[str]()
-        self._gradients = WeightGradients[str]()
-        self._inputs_last: dict[str, bool] = {}
-
-    def add(self, product: "Product") -> None:
-        """One product; its output's gradient is added when it is known."""
-        key, of_output, inputs = product.key, product.of_output, product.inputs.detach()
-        self._inputs.add(key, inputs)
-        self._inputs_last[key] = product.inputs_last
-        if self._with_gradients and product.output.requires_grad:
-
-            def on_gradient(gradient: "torch.Tensor") -> None:
-                self._gradients.add(key, of_output(gradient), inputs)
-
-            product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-
-    def powers(self, key: str, place: TorchPlace, n_tokens: int) -> Powers | None:
-        """The means over ``n_tokens`` tokens; None if the model did not multiply with that parameter."""
-        if key not in self._inputs.values or (self._with_gradients and key not in self._gradients.rows):
-            return None
-        last, inputs = self._inputs_last[key], self._inputs.values[key]
-        if not self._with_gradients:
-            return place.powers(_axes(inputs / n_tokens, None, last))
-        columns, energy = self._gradients.columns[key], max(inputs.sum(), _TINY)
-        rows = self._gradients.rows[key] / energy
-        in_power = place.powers(_axes(inputs / n_tokens, rows, last)).in_power
-        factors = place.powers(_axes(columns * (energy / n_tokens / max(columns.sum(), _TINY)), rows, last))
-        return Powers(in_power, factors.out_power, factors.in_power)
-
-
-def _axes(inputs: Array64, outputs: Array64 | None, inputs_last: bool) -> AxisPowers:
-    return AxisPowers(inputs.astype(np.float32)[None], None if outputs is None else outputs.astype(np.float32)[None], inputs_last)
-
-
 class Collector:
-    """The sums over everything that a loaded model multiplies and looks up."""
+    """The sums over everything that a loaded model multiplies and looks up, chunk by chunk."""
 
     def __init__(self, loaded: TorchModel, with_gradients: bool) -> None:
         self._loaded = loaded
         self._with_gradients = with_gradients
-        self._plain, self._routed = _Plain(with_gradients), RoutedSums(with_gradients)
+        self._dense, self._routed = DenseSums(with_gradients), RoutedSums(with_gradients)
         self._rounding, self._n_chunks, self._looks_at_rounding = RoundingCosts(), 0, False
         self._embedding: Embedding | None = None
         self._gradient: torch.Tensor | None = None
@@ -102,7 +61,7 @@ class Collector:
     def _seen(self, product: "Product") -> None:
         if self._looks_at_rounding and product.output.requires_grad:
             self._rounding.add(product)
-        (self._routed if self._parameters[product.key].ndim == 3 else self._plain).add(product)
+        (self._routed if self._parameters[product.key].ndim == 3 else self._dense).add(product)
 
     def _on_lookup(self, _module: Any, _inputs: Any, output: Any) -> Any:
         if self._with_gradients:  # weights are frozen: the looked-up rows are where gradients begin
@@ -114,10 +73,10 @@ class Collector:
         self._gradient = gradient.detach()
 
     def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
-        """One chunk [n_ctx] forward, and backward from labels sampled at every position."""
+        """Send one chunk [n_ctx] forward, and backward from a label that is sampled at every position."""
         import torch
 
-        from bitclass3_torch.watching import Products
+        from bitclass3_torch.products import Products
 
         tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
         self._gradient = None
@@ -134,7 +93,7 @@ class Collector:
             self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -142,7 +101,7 @@ class Collector:
         if name == EMBEDDING and self._loaded.head is None:  # a product with that parameter is the GGUF's own output.weight's
             return None
         if place.parameter.ndim != 3:
-            return self._plain.powers(place.key, place, n_tokens)
+            return self._dense.powers(place.key, place, n_tokens)
         axes = self._routed.powers(place.key, len(place.parameter), n_tokens)
         return None if axes is None else place.powers(axes)
 
@@ -154,7 +113,7 @@ class Collector:
         return place.powers(AxisPowers(powers.in_power[None], rows))
 
     def few_tokens(self) -> str | None:
-        """A line about experts that too few tokens reached, if there are any."""
+        """A warning about experts that too few tokens reached; None if there are none."""
         stacks = {place.key: len(place.parameter) for place in self._loaded.places.values() if place.parameter.ndim == 3}
         few = sum(self._routed.n_few(key, n_experts) for key, n_experts in stacks.items())
         if not few:
@@ -176,7 +135,10 @@ class Collector:
         return {name: replace(tensor, activation=self._activation(name, found)) for name, tensor in found.items()}
 
     def _activation(self, name: str, found: Mapping[str, TensorSensitivity]) -> dict[str, float]:
-        """What the rounding of a tensor's inputs costs; of a parameter that the GGUF cuts in several tensors, its share by out_power."""
+        """What it costs to round the tensor's inputs, nats per token by format.
+
+        Tensors that share a parameter share its cost, by their out_power.
+        """
         key = self._loaded.places[name].key
         gradients = {
             other: float(linear.out_power.sum())
@@ -189,24 +151,6 @@ class Collector:
         return {form: cost * share for form, cost in self._rounding.costs(key).items()}
 
 
-def sampled_label_loss(logits: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """Sum over positions [n, n_vocab] of the cross-entropy to one label a position, drawn from softmax(logits)."""
-    import torch
-
-    logits = logits.float()
-    return torch.nn.functional.cross_entropy(logits, _drawn(logits.detach().softmax(-1), generator), reduction="sum")
-
-
-def _drawn(probabilities: "torch.Tensor", generator: "torch.Generator") -> "torch.Tensor":
-    """One index a row of [n, n_vocab], drawn by its distribution: a random number a row, where torch.multinomial takes one a token."""
-    import torch
-
-    cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1:]
-    heights = torch.rand(total.shape, generator=generator, device=total.device) * total
-    return torch.searchsorted(cumulative, heights, right=True)[:, 0].clamp(max=probabilities.shape[1] - 1)
-
-
 def collect(
     loaded: TorchModel,
     model: Model,
@@ -216,10 +160,10 @@ def collect(
     seed: int,
     progress: Progress,
 ) -> dict[str, TensorSensitivity]:
-    """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]."""
+    """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]; warns of experts that too few tokens reached."""
     import torch
 
-    from bitclass3_torch.watching import eager_experts
+    from bitclass3_torch.products import eager_experts
 
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     collector = Collector(loaded, with_gradients)

@@ -1,4 +1,4 @@
-"""Sums of squares and of products over tokens and over chunks, and how much a token of much or little energy counts in a mean."""
+"""Sums of squares and of products over tokens and over chunks, and the energy |x|^2 of tokens."""
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -15,7 +15,7 @@ _BLOCK_WEIGHTS = 1 << 25  # of a weight matrix's gradient that are in memory at 
 
 
 class Sums(Generic[Key]):
-    """Running sums of squares over tokens, float64 on the CPU, one vector a key."""
+    """Running sums of squares over tokens: one float64 vector on the CPU for each key."""
 
     def __init__(self) -> None:
         self.values: dict[Key, Array64] = {}
@@ -54,13 +54,13 @@ class WeightGradients(Generic[Key]):
 
 
 class Gram:
-    """A sum of w x x^T over tokens; what lies below the diagonal is left out until it is asked for."""
+    """A sum of w x x^T over tokens. Only the upper triangle is computed; ``mean`` mirrors it."""
 
     def __init__(self) -> None:
         self._upper: torch.Tensor | None = None
 
     def add(self, x: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
-        """Add tokens x [n_tokens, n], each with its weight."""
+        """Add tokens x [n_tokens, n], each times its weight; without ``weights`` [n_tokens] the weight is 1."""
         n = x.shape[1]
         if self._upper is None:
             self._upper = x.new_zeros(n, n)
@@ -69,7 +69,7 @@ class Gram:
             self._upper[begin : begin + _STRIPE, begin:].addmm_(weighted[begin : begin + _STRIPE], x[:, begin:])
 
     def mean(self, n_tokens: int) -> "torch.Tensor | None":
-        """The whole matrix [n, n] over ``n_tokens``; None if nothing was added."""
+        """The sum [n, n] divided by ``n_tokens``; None if nothing was added."""
         return None if self._upper is None else (self._upper.triu() + self._upper.triu(1).T) / n_tokens
 
 
@@ -79,5 +79,5 @@ def energies(inputs: "torch.Tensor") -> "torch.Tensor":
 
 
 def limited(energy: "torch.Tensor", median: "torch.Tensor") -> "torch.Tensor":
-    """How much tokens of that energy count: as much as it is of the median, at most 1."""
+    """energy / median, at most 1; if the median is 0, 1 for every token that has energy."""
     return (energy / median).clamp(max=1.0) if median > 0 else (energy > 0).float()

@@ -13,9 +13,10 @@ from bitclass3_core.errors import ModelFileError
 def token_chunks(
     tokenizer: Any, documents: Sequence[Document], n_tokens: int, n_ctx: int, what: str, at_most: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """(tokens, domain of each token), both [n_chunks, n_ctx]: the documents one after the other, ``n_tokens`` in all (whole chunks).
+    """Tokens and the domain of each token, both [n_chunks, n_ctx]: the documents one after the other, cut into whole chunks.
 
-    Raises ModelFileError if there is no text, or too little; with ``at_most`` one chunk is enough.
+    There are ``n_tokens`` of them, rounded down to whole chunks, at least one. ``what`` names the text in errors. Raises ModelFileError if
+    there is no text, or too little; with ``at_most`` a shorter text gives fewer chunks, and one is enough.
     """
     if not documents:
         raise ModelFileError(f"there is no {what} text; give files with --corpus and --eval-corpus, or in [corpus]")

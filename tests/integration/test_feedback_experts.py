@@ -10,9 +10,9 @@ from bitclass3_gguf import Options
 from bitclass3_gguf.rounded import kept_in, round_with_feedback
 from bitclass3_qwen3 import bitclass3_architecture as qwen3
 from bitclass3_qwen35moe import bitclass3_architecture as qwen35moe
-from bitclass3_torch.loading import TorchModel, load_torch_model
+from bitclass3_torch.model import TorchModel, load_torch_model
+from bitclass3_torch.products import Product, Products, eager_experts
 from bitclass3_torch.tokens import token_chunks
-from bitclass3_torch.watching import Product, Products, eager_experts
 from families import TEXT
 
 from bitclass3_core.corpus import Corpus, document

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bitclass3_qwen35 import bitclass3_architecture
-from bitclass3_torch.loading import load_torch_model
+from bitclass3_torch.model import load_torch_model
 from bitclass3_torch.moments import tensor_moments
 from bitclass3_torch.statistics import collect
 from bitclass3_torch.tokens import token_chunks

@@ -9,10 +9,11 @@ import pytest
 import torch
 from bitclass3_llama import bitclass3_architecture as llama_architecture
 from bitclass3_qwen35 import bitclass3_architecture as qwen35_architecture
-from bitclass3_torch import Options, bitclass3_evaluate
-from bitclass3_torch.loading import TorchModel, load_torch_model
-from bitclass3_torch.statistics import collect, sampled_label_loss
+from bitclass3_torch.loss import sampled_label_loss
+from bitclass3_torch.model import TorchModel, load_torch_model
+from bitclass3_torch.statistics import collect
 from bitclass3_torch.tokens import token_chunks
+from bitclass3_torch_evaluator import Options, bitclass3_evaluate
 from command import CALIBRATION, EVALUATION, EXAMPLE, GGUF, ROOT
 
 from bitclass3_core.corpus import load_corpus

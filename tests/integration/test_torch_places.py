@@ -10,10 +10,10 @@ import families
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch import Options, bitclass3_evaluate
-from bitclass3_torch.finding import find_places
-from bitclass3_torch.loading import TorchModel, load_torch_model
+from bitclass3_torch.model import TorchModel, load_torch_model
+from bitclass3_torch.parameters import find_places
 from bitclass3_torch.statistics import collect
+from bitclass3_torch_evaluator import Options, bitclass3_evaluate
 from families import FAMILIES, make_hf
 
 from bitclass3_core.corpus import Corpus, document
@@ -122,7 +122,7 @@ def test_every_tensor_has_statistics_of_its_own(family: Any, name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_evaluation_of_the_source_and_of_a_quantized_candidate(family: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, architecture, loaded = family(name)
-    monkeypatch.setattr("bitclass3_torch.load_torch_model", lambda *_: loaded)
+    monkeypatch.setattr("bitclass3_torch_evaluator.load_torch_model", lambda *_: loaded)
     text = "\n".join(families.TEXT * 8)
     corpus = Corpus((), (document(text, "prose"),))
 
@@ -230,7 +230,7 @@ def test_prediction_of_experts_that_no_router_follows(family: Any) -> None:
 def test_a_tensor_without_a_place_is_named(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, architecture, loaded = family("deepseek2")
     fewer = replace(loaded, places={name: place for name, place in loaded.places.items() if "attn_k_b" not in name})
-    monkeypatch.setattr("bitclass3_torch.load_torch_model", lambda *_: fewer)
+    monkeypatch.setattr("bitclass3_torch_evaluator.load_torch_model", lambda *_: fewer)
     said = "^torch cannot place blk.0.attn_k_b.weight, blk.1.attn_k_b.weight of deepseek2; evaluate with llama-perplexity instead$"
     with pytest.raises(ModelFileError, match=said):
         bitclass3_evaluate(model, [model], architecture, Corpus((), ()), Options(), Silent())

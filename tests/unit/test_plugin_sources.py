@@ -48,6 +48,6 @@ def test_statistics_count_for_the_kl_hessian(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Path, "read_bytes", edited)
     assert source_hash(bitclass3_kl_hessian) != before
-    assert {"bitclass3_kl_hessian.py", "estimating.py", "statistics.py", "tokens.py", "sensitivity.py"} <= set(seen)
+    assert {"bitclass3_kl_hessian.py", "estimate.py", "statistics.py", "tokens.py", "sensitivity.py"} <= set(seen)
     assert "pipeline.py" not in seen
     assert "app.py" not in seen

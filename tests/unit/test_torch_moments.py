@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.loss import sampled_label_loss
+from bitclass3_torch.model import TorchModel
 from bitclass3_torch.moments import JUDGE_SHARE, MAX_JUDGED, moment_groups, tensor_moments
 from bitclass3_torch.places import TorchPlace
-from bitclass3_torch.statistics import sampled_label_loss
 from bitclass3_torch.sums import Gram
 from transformers import LlamaConfig, LlamaForCausalLM
 

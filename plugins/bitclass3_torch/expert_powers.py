@@ -1,15 +1,18 @@
 """Powers of stacked experts: means over the tokens that were routed to each expert, in nats per token of the text.
 
-The Fisher matrix's diagonal is a mean over all tokens of the text (``statistics.py``): E[G_ij^2] / n, G the sum over an expert's own tokens in a
-chunk of n. An expert that sees the share f of the tokens has
+The diagonal of the Fisher matrix is a mean over all tokens of the text (``statistics.py``): E[G_ij^2] / n. For an expert G is the sum over
+its own tokens in a chunk of n tokens. If it gets the share f of the tokens,
 
     sum_j E[G_ij^2] / n = out_power_i sum_j in_power_j,    out_power_i = f sum_j E[G_ij^2] / sum_routed |x|^2,    in_power_j = E_routed[x_j^2]
 
-f goes to out_power, because in_power is the imatrix too. g is the gradient at the expert's own output, which autograd has multiplied
-with the routing weight already. Of an expert with few tokens little is known: it leans on the mean of its layer, by so much as it lacks of
-64 tokens, and each expert counts as if one token more had reached it.
+f is a factor of out_power, because in_power is the imatrix too. g is the gradient at the expert's own output; autograd has multiplied it
+with the routing weight already.
+
+Little is known of an expert with few tokens. With k < 64 tokens its own mean counts k / 64, the mean of its layer the rest. For f each
+expert counts as if one token more had reached it.
 
 What no Hessian says: where an error sends a token to another expert, the output jumps, and the KLD is of first order in the error.
+Where experts lie in the HF model is in ``hf_layouts.py``.
 """
 
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ from bitclass3_torch.sums import Array64, Sums, WeightGradients, energies
 if TYPE_CHECKING:
     import torch
 
-    from bitclass3_torch.watching import Product
+    from bitclass3_torch.products import Product
 
 ENOUGH_TOKENS = 64
 _TINY = float(np.finfo(np.float32).tiny)
@@ -32,7 +35,7 @@ _Key = tuple[str, int]  # parameter and expert
 
 
 class RoutedSums:
-    """Sums over routed tokens, one vector for each expert of each stack."""
+    """Sums over the routed tokens, one vector for each expert of each stack."""
 
     def __init__(self, with_gradients: bool) -> None:
         self._with_gradients = with_gradients
@@ -42,7 +45,7 @@ class RoutedSums:
         self._inputs_last: dict[str, bool] = {}
 
     def add(self, product: "Product") -> None:
-        """One expert's product; its output's gradient is added when it is known."""
+        """Add one expert's product: its inputs now, its output's gradient when it is known."""
         key, inputs, of_output = (product.key, product.matrix), product.inputs.detach(), product.of_output
         self._inputs.add(key, inputs)
         self._n_tokens[key] = self._n_tokens.get(key, 0) + int((energies(inputs) > 0).sum())
@@ -84,7 +87,10 @@ def _stacked(sums: Mapping[_Key, Array64], key: str, n_experts: int) -> Array64:
 
 
 def shrunk(sums: Array64, weights: Array64, counts: Array64) -> Array64:
-    """Each expert's mean [n_experts, n] out of its sums, leaning on the layer's by what it lacks of ``ENOUGH_TOKENS`` tokens."""
+    """Each expert's mean [n_experts, n], sums / weights.
+
+    Where an expert has fewer than ``ENOUGH_TOKENS`` tokens, its mean is blended with that of its layer.
+    """
     mean = sums.sum(0) / max(weights.sum(), _TINY)
     own = np.where(weights[:, None] > 0, sums / np.maximum(weights, _TINY)[:, None], mean)
     trust = np.minimum(counts / ENOUGH_TOKENS, 1)[:, None]
@@ -93,6 +99,6 @@ def shrunk(sums: Array64, weights: Array64, counts: Array64) -> Array64:
 
 
 def frequencies(counts: Array64, n_tokens: int) -> Array64:
-    """Share of the text's tokens that reach each expert, as if one more had reached each; together as often as in truth."""
+    """Share of the text's tokens that reach each expert [n_experts], as if one more had reached each; their sum is the true one."""
     smoothed: Array64 = (counts + 1) / (counts.sum() + len(counts)) * counts.sum() / n_tokens
     return smoothed

@@ -9,16 +9,18 @@ import numpy as np
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.sensitivity import Powers
-from bitclass3_torch.finding import find_places
+from bitclass3_torch.parameters import find_places
 from bitclass3_torch.places import TorchPlace
 
 if TYPE_CHECKING:
     import torch
 
+EMBEDDING = "token_embd.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A loaded HF model: ``places[ggml name]`` says which of its parameters holds that tensor."""
+    """A loaded HF model. ``places[ggml name]`` says which of its parameters holds that tensor, and where."""
 
     net: Any
     tokenizer: Any
@@ -32,11 +34,11 @@ class TorchModel:
         return {name: place.module for name, place in self.places.items()}
 
     def set_weight(self, name: str, values: "FloatArray | torch.Tensor", architecture: Architecture) -> None:
-        """Put GGUF rows [n_rows, n_in] into the model's parameter, rows and columns back in HF's order."""
+        """Put rows [n_rows, n_in] in the GGUF's order into the model's parameter, in HF's order."""
         self.places[name].write(to_hf_order(values, name, architecture))
 
     def load_weight(self, name: str, source: Model, architecture: Architecture) -> None:
-        """Put a tensor of ``source`` into the model's parameter; experts, which can be large, one at a time."""
+        """Put a tensor of ``source`` into the model's parameter. Experts are put one at a time, because a stack can be large."""
         info = source.tensors[name]
         if info.n_experts == 1 or name in architecture.row_order:
             self.set_weight(name, source.read(name), architecture)
@@ -48,7 +50,7 @@ class TorchModel:
 
 
 def to_hf_order(values: "FloatArray | torch.Tensor", name: str, architecture: Architecture) -> "FloatArray | torch.Tensor":
-    """Undo the conversion's permutations of a tensor's rows and columns."""
+    """Rows [n_rows, n_in] in HF's order: the conversion's permutations of rows and columns undone."""
     if (rows := architecture.row_order.get(name)) is not None:
         values = values[np.argsort(rows)]
     if (columns := architecture.column_order.get(name)) is not None:
@@ -57,7 +59,7 @@ def to_hf_order(values: "FloatArray | torch.Tensor", name: str, architecture: Ar
 
 
 def in_gguf_order(powers: Powers | None, name: str, architecture: Architecture) -> Powers | None:
-    """Powers over HF's columns and rows, in the GGUF's order."""
+    """Powers in the GGUF's order of columns and rows, out of powers in HF's order."""
     if powers is None:
         return None
     in_power, out_power, in_fisher = powers.in_power, powers.out_power, powers.in_fisher
@@ -86,7 +88,7 @@ def pick_device(name: str) -> "torch.device":
 
 
 def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
-    """``auto``: float32 on the CPU, bfloat16 on a GPU."""
+    """``auto``: float32 on the CPU, bfloat16 on a GPU. Raises ConfigError for an unknown name."""
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -133,9 +135,10 @@ def _load_hf(model: Model, device: "torch.device", dtype: "torch.dtype") -> tupl
 
 
 def load_torch_model(model: Model, architecture: Architecture, device: str, dtype: str) -> TorchModel:
-    """The HF model on its device with the place of every quantizable tensor.
+    """Load the HF model to its device, and find the place of every quantizable tensor in it.
 
-    Raises ModelFileError if there is no usable HF folder or if it is another model than the GGUF, PluginError without torch.
+    Raises ModelFileError if there is no usable HF folder or if it is another model than the GGUF, ConfigError for a device or dtype that
+    cannot be used, PluginError without torch and transformers.
     """
     _require_transformers()
     where = pick_device(device)

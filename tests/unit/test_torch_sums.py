@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from bitclass3_torch import sums
-from bitclass3_torch.embedding import Embedding
+from bitclass3_torch.embedding_powers import Embedding
 from bitclass3_torch.sums import WeightGradients
 
 

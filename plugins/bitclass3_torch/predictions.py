@@ -1,7 +1,8 @@
-"""A source's predictions, kept small, and how far another model's are from them.
+"""The source's predictions in little memory, and the divergence of a model's predictions from them.
 
-Of each position only the likeliest tokens are kept, and what is left for all others as one: the divergence between the two so coarsened
-distributions is a lower bound of the whole one (data processing inequality), and near to it, as all but the tail is exact.
+At each position only the likeliest tokens are kept, and the probability of all others as one. The divergence between two distributions that
+are made coarse in this way is a lower bound of the whole divergence (data processing inequality). It is near to it, because all but the
+tail is exact.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.model import TorchModel
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ _ALMOST_ONE = 1 - 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Of a chunk's positions: the likeliest ``tokens`` [n, k], their ``log_p`` [n, k] and the ``log_rest`` [n] of all others."""
+    """Predictions at n positions: the likeliest ``tokens`` [n, k], their ``log_p`` [n, k], and ``log_rest`` [n] of all others together."""
 
     tokens: "torch.Tensor"
     log_p: "torch.Tensor"
@@ -29,7 +30,7 @@ class Predictions:
 
 
 def logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
-    """Logits [n_ctx, n_vocab] of one chunk."""
+    """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
     import torch
 
     answer: torch.Tensor = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
@@ -37,7 +38,7 @@ def logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
 
 
 def predictions(loaded: TorchModel, chunk: NDArray[np.int64]) -> Predictions:
-    """What the model predicts with its present weights."""
+    """What the model predicts for one chunk [n_ctx] with its present weights."""
     import torch
 
     with torch.no_grad():
@@ -53,7 +54,7 @@ def _log_rest(log_p: "torch.Tensor") -> "torch.Tensor":
 
 
 def divergence(of: "torch.Tensor", source: Predictions) -> "torch.Tensor":
-    """KL divergence of the source's coarsened predictions from logits [n, n_vocab], nats at each position [n]."""
+    """KL divergence, nats at each position [n], from the source's kept predictions to those of logits ``of`` [n, n_vocab]."""
     log_q = of.float().log_softmax(-1).gather(1, source.tokens.long())
     log_p = source.log_p.float()
     likely = (log_p.exp() * (log_p - log_q)).sum(-1)

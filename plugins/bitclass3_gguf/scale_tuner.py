@@ -1,11 +1,11 @@
 """Block scales tuned to what the whole model predicts, after every weight has its code.
 
-Rounding looks at one tensor at a time and to second order. What all errors together do to the predictions is seen here: the gradient of
-the divergence from the source's predictions, with all tensors quantized, moves the half-precision factors of the blocks, one for 256
-weights or 32, by Adam (Kingma and Ba 2015). Codes, types and size stay. As in EfficientQAT's second phase (Chen et al. 2024), which
-trains the steps of fixed codes end to end; here relative to what they were, so that one rate fits all tensors.
+Rounding looks at one tensor at a time and to second order. The tuner sees what all errors together do to the predictions: with all tensors
+quantized, it follows the gradient of the divergence from the source's predictions. It changes the half-precision factors of the blocks, one
+for 256 weights or for 32, by Adam (Kingma and Ba 2015). Codes, types and size stay. EfficientQAT's second phase trains the steps of fixed
+codes end to end in the same way (Chen et al. 2024); here each factor changes relative to what it was, so that one rate fits all tensors.
 
-A few chunks are left out to judge by: where they do not gain, the scales stay as they were.
+A few chunks are left out to judge by. If the divergence on them does not fall, the scales stay as they were.
 """
 
 import math
@@ -26,9 +26,9 @@ from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
 
 if TYPE_CHECKING:
     import torch
-    from bitclass3_torch.distilling import Predictions
-    from bitclass3_torch.loading import TorchModel
+    from bitclass3_torch.model import TorchModel
     from bitclass3_torch.places import TorchPlace
+    from bitclass3_torch.predictions import Predictions
 
 WARM_UP = 5  # steps until the rate is whole
 N_JUDGED = 4  # chunks that are left out
@@ -37,14 +37,14 @@ BETAS = (0.9, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The tensors' bytes, and the divergence on the chunks left out before and after."""
+    """The tensors' bytes, and the divergence on the chunks that were left out, before and after."""
 
     data: Mapping[str, Bytes]
     gain: TuningGain
 
 
 class _Tensor:
-    """One tensor: what its factors multiply, and each factor's relative change [n_rows, n_blocks]."""
+    """One tensor: what its factors multiply, and the relative change of each factor [n_rows, n_blocks]."""
 
     def __init__(self, name: str, q: QType, data: Bytes, place: "TorchPlace", device: "torch.device") -> None:
         import torch
@@ -63,7 +63,7 @@ class _Tensor:
         return total.reshape(self.parts[0].shape)  # type: ignore[union-attr]
 
     def add_gradient(self, gradient: "torch.Tensor") -> None:
-        """Add what the gradient at the weights [n_rows, n_in] says of the changes."""
+        """Add the gradient of the changes that follows from the gradient of the weights [n_rows, n_in]."""
         for part, change in zip(self.parts, self.changes, strict=True):
             own = self._blocks(gradient * part).sum(-1)
             change.grad = own if change.grad is None else change.grad + own
@@ -74,7 +74,7 @@ class _Tensor:
 
 
 class _Tuner:
-    """All tensors of a loaded model, whose parameters follow their factors."""
+    """All tensors of a loaded model that can be tuned, with hooks that turn gradients of its parameters into gradients of their changes."""
 
     def __init__(self, loaded: "TorchModel", architecture: Architecture, data: Mapping[str, Bytes], qtypes: Mapping[str, QType]):
         self._loaded, self._architecture = loaded, architecture
@@ -93,7 +93,7 @@ class _Tuner:
         ]
 
     def _taking(self, own: list[_Tensor]) -> Callable[["torch.Tensor"], None]:
-        """A hook that hands a parameter's gradient on and frees it: never are the gradients of two large ones there."""
+        """A hook that hands a parameter's gradient on and frees it, so that the gradients of two large ones are never in memory."""
 
         def on_gradient(parameter: "torch.Tensor") -> None:
             if parameter.grad is not None:
@@ -117,7 +117,7 @@ class _Tuner:
             self._loaded.set_weight(tensor.name, tensor.weights(), self._architecture)
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
         for own in self._by_key.values():
@@ -125,9 +125,12 @@ class _Tuner:
 
 
 def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
-    """Matrices, no stacks, whose parameter has the GGUF's columns; of an embedding table, few rows of which a text looks up, only a tied one."""
+    """Whether the tensor is a matrix, no stack, whose type has factors and whose parameter has the GGUF's columns.
+
+    An embedding table is tuned only if the head is tied to it: a text looks up too few of its rows.
+    """
+    from bitclass3_torch.model import EMBEDDING
     from bitclass3_torch.moments import has_plain_inputs
-    from bitclass3_torch.statistics import EMBEDDING
 
     if name not in loaded.places or not has_scales(q) or (name == EMBEDDING and loaded.head is None):
         return False
@@ -144,10 +147,12 @@ def tune_scales(
     rate: float,
     progress: Progress,
 ) -> Tuned:
-    """The tensors with tuned scales; ``loaded`` has the source's weights when this begins. Of the two or more ``chunks`` [n_chunks, n_ctx]
-    the first are to judge by."""
+    """The tensors with tuned scales, and what that gained.
+
+    ``loaded`` has the source's weights when this begins. ``chunks`` [n_chunks, n_ctx] are at least two; the first are left out to judge by.
+    """
     import torch
-    from bitclass3_torch.distilling import divergence, logits, predictions
+    from bitclass3_torch.predictions import divergence, logits, predictions
 
     n_judged = max(1, min(N_JUDGED, len(chunks) // 4))
     progress.begin("tune scales", len(chunks) + n_steps)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from bitclass3_torch.model import TorchModel
 from numpy.typing import NDArray
-
-from bitclass3_torch.loading import TorchModel
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch.experts import ENOUGH_TOKENS, frequencies, shrunk
-from bitclass3_torch.loading import TorchModel
+from bitclass3_torch.expert_powers import ENOUGH_TOKENS, frequencies, shrunk
+from bitclass3_torch.loss import sampled_label_loss
+from bitclass3_torch.model import TorchModel
 from bitclass3_torch.places import TorchPlace
-from bitclass3_torch.statistics import collect, sampled_label_loss
-from bitclass3_torch.watching import Product, Products
+from bitclass3_torch.products import Product, Products
+from bitclass3_torch.statistics import collect
 from transformers import GptOssConfig, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from bitclass3_core.model import Architecture, Place

@@ -1,7 +1,7 @@
 """Every product with a watched parameter, however the model writes it: nn.Linear, ``x @ w[expert]``, ``w @ x``, addmm, bmm of a stack.
 
-A matrix is known by where its values lie in memory, so nothing must be known of the model's code. What it must do is to multiply with
-views of its parameters: transformers' eager experts do, its grouped and batched ones copy.
+A matrix is known by where its values lie in memory, so nothing must be known of the model's code. The model must multiply with views of
+its parameters: transformers' eager experts do, its grouped and batched ones copy (``eager_experts``).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ _SUMS = frozenset({"addmm"})
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product with a matrix: ``inputs`` [..., n_in] times ``weights`` [n_out, n_in]; ``of_output`` makes [..., n_out] of ``output``,
-    or of its gradient.
+    """One product: ``inputs`` [..., n_in] times the ``weights`` [n_out, n_in] of a matrix.
 
-    ``matrix`` is its number in a stack of experts, 0 for a plain parameter; ``inputs_last`` as in AxisPowers.
+    ``output`` has the shape that the model gives it; ``of_output`` turns it, or its gradient, into [..., n_out]. ``matrix`` is the
+    matrix's number in a stack of experts, 0 for a plain parameter. ``inputs_last`` is that of AxisPowers.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A watched parameter's matrix, or its whole stack, as it is handed to a product: by rows and columns, or transposed."""
+    """A view of a watched parameter as a product gets it: one matrix, or the whole stack (``matrix`` is None); plain or transposed."""
 
     key: str
     matrix: int | None
@@ -46,7 +46,7 @@ class _View:
 
 
 class Products(TorchFunctionMode):
-    """While open, tells ``seen`` of every product with one of the parameters [n_rows, n_columns] or [n_stack, n_rows, n_columns]."""
+    """While open, calls ``seen`` with every product with one of the parameters, [n_rows, n_columns] or [n_stack, n_rows, n_columns]."""
 
     def __init__(self, parameters: Mapping[str, Any], seen: Callable[[Product], None]) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def _picker(matrix: int, of_output: Callable[["torch.Tensor"], "torch.Tensor"]) 
 
 @contextmanager
 def eager_experts(net: Any) -> Iterator[None]:
-    """While open, the experts of a model are multiplied one after the other with views of their stack."""
+    """While open, the model multiplies its experts one after the other, with views of their stack."""
     if not hasattr(net, "set_experts_implementation") or not hasattr(net, "get_experts_implementation"):
         yield
         return
@@ -132,7 +132,7 @@ def eager_experts(net: Any) -> Iterator[None]:
         net.set_experts_implementation(before)
 
 
-class Rounded(Products):
+class ChangedInputs(Products):
     """While open, a product with one of the parameters gets its inputs from ``change(key, inputs [..., n_in])``."""
 
     def __init__(self, parameters: Mapping[str, Any], change: Callable[[str, Any], Any]) -> None:
@@ -150,7 +150,7 @@ class Rounded(Products):
         return func(*args, **(kwargs or {}))
 
     def _changed(self, operands: Any) -> Any:
-        """Both operands, the one that is not the parameter changed."""
+        """Both operands; the one that is not the parameter is changed."""
         if len(operands) < 2:
             return operands
         left, right = operands

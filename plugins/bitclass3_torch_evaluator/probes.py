@@ -1,24 +1,24 @@
-"""Single tensors of a candidate put into the source: what each moves the predictions alone."""
+"""Probes: one tensor of a candidate at a time put into the source, and the KLD that it alone makes."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from bitclass3_torch.activations import rounded_products
+from bitclass3_torch.model import TorchModel
 from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
-from bitclass3_torch.loading import TorchModel
-from bitclass3_torch.rounding import rounded_products
-from bitclass3_torch.scoring import score_chunk
+from bitclass3_torch_evaluator.scores import score_chunk
 
 if TYPE_CHECKING:
     import torch
 
 
 def drawn_tensors(loaded: TorchModel, reference: Model, candidate: Model, n_tensors: int, seed: int = 0) -> list[str]:
-    """So many of the tensors that the candidate has at another type, drawn at random."""
+    """Names of at most ``n_tensors`` tensors, drawn at random from those whose type differs between candidate and reference."""
     changed = sorted(name for name in loaded.places if candidate.tensors[name].dtype != reference.tensors[name].dtype)
     return sorted(np.random.default_rng(seed).permutation(np.array(changed, dtype=str))[:n_tensors].tolist())
 
@@ -34,9 +34,10 @@ def tensor_klds(
     activations: str,
     progress: Progress,
 ) -> dict[str, float]:
-    """Mean KLD over ``chunks`` with each tensor alone from the candidate, its inputs rounded as its type has them.
+    """Mean KLD over ``chunks`` [n_chunks, n_ctx] of each named tensor, put alone from the candidate into the reference.
 
-    ``loaded`` has the reference's weights before and after; ``expected`` are its logits of each chunk [n_scored, n_vocab].
+    Inputs are rounded as the types of that mixed model ask for. ``loaded`` has the reference's weights before and after; ``expected`` are
+    its logits of each chunk [n_scored, n_vocab].
     """
     found = {}
     for name in names:

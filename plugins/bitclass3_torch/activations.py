@@ -1,12 +1,12 @@
-"""What llama.cpp's own rounding of the activations costs, by the format that a weight's type has its inputs rounded to.
+"""llama.cpp's rounding of activations: what it costs in each format, and the same rounding in torch.
 
-On the CPU ggml rounds the inputs of a matrix product to 8 bits before it multiplies: with one scale for 256 columns where the weights
-are of a K or IQ type (Q8_K), one for 32 where they are of a type with blocks of 32 (Q8_0; ggml-cpu, ``vec_dot_type``). A channel with
-massive activations makes the step of all its neighbours coarse. The KL divergence that follows is exactly of second order,
+On the CPU ggml rounds the inputs of a matrix product to 8 bits before it multiplies. For weights of a K or IQ type one scale serves 256
+columns (Q8_K), for weights of a type with blocks of 32 it serves 32 (Q8_0; ggml-cpu, ``vec_dot_type``). A channel with massive activations
+makes the steps of its whole block coarse. The KL divergence that follows is, to second order,
 
     1/2 E[(sum_j dL/dx_j e_j)^2],     e = round(x) - x,     L the loss with sampled labels
 
-and it is computed as that, without taking anything as independent.
+It is computed as that: nothing is taken to be independent.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,17 @@ from bitclass3_core.qtypes import ACTIVATION_BLOCKS, activation_format, qtype
 if TYPE_CHECKING:
     import torch
 
-    from bitclass3_torch.loading import TorchModel
-    from bitclass3_torch.watching import Product
+    from bitclass3_torch.model import TorchModel
+    from bitclass3_torch.products import Product
 
 _LEVELS = 127
 
 
 def rounding_error(inputs: "torch.Tensor", block: int) -> "torch.Tensor | None":
-    """round(x) - x of [..., n_in] with one 8-bit scale for ``block`` columns; None where the columns make no whole blocks."""
+    """The error round(x) - x of inputs [..., n_in] with one 8-bit scale for ``block`` columns.
+
+    None if n_in is no multiple of ``block``.
+    """
     import torch
 
     n_in = inputs.shape[-1]
@@ -46,11 +49,11 @@ class RoundingCosts:
         self._n_tokens = 0
 
     def begin_chunk(self, n_tokens: int) -> None:
-        """So many tokens more are looked at."""
+        """Count the tokens of a chunk whose products are added next."""
         self._n_tokens += n_tokens
 
     def add(self, product: "Product") -> None:
-        """One product; what its inputs' rounding costs is known when its output's gradient is."""
+        """Add one product. Its cost is known when the gradient of its output is."""
         inputs, weights, key, of_output = product.inputs.detach().float(), product.weights, product.key, product.of_output
 
         def on_gradient(gradient: "torch.Tensor") -> None:
@@ -64,15 +67,15 @@ class RoundingCosts:
         product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
     def costs(self, key: str) -> dict[str, float]:
-        """Nats per token of the whole parameter, by format."""
+        """What it costs to round the inputs of the whole parameter, nats per token, by format."""
         return {name: 0.5 * total / max(self._n_tokens, 1) for name, total in self._sums.get(key, {}).items()}
 
 
 def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -> AbstractContextManager[Any]:
     """While open, the inputs of every product are rounded as llama.cpp rounds them for the types of ``candidate``.
 
-    ``activations``: ``cpu`` by the types, ``gpu`` with blocks of 32 throughout, ``none`` not at all. Of a parameter that the GGUF cuts
-    in several tensors the largest block counts.
+    ``activations``: ``cpu`` takes the block that belongs to the type, ``gpu`` blocks of 32 for every type, ``none`` rounds nothing. Where
+    the GGUF cuts a parameter into several tensors, the largest block counts.
     """
     blocks: dict[str, int] = {}
     for name, place in loaded.places.items():
@@ -92,7 +95,7 @@ def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -
 
 @contextmanager
 def _rounded(loaded: "TorchModel", parameters: dict[str, Any], change: Callable[[str, Any], Any]) -> Iterator[None]:
-    from bitclass3_torch.watching import Rounded, eager_experts
+    from bitclass3_torch.products import ChangedInputs, eager_experts
 
-    with eager_experts(loaded.net), Rounded(parameters, change):
+    with eager_experts(loaded.net), ChangedInputs(parameters, change):
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 import bitclass3_gguf
 import pytest
 from bitclass3_qwen35 import bitclass3_architecture
-from bitclass3_torch import PROBED_CHUNKS, Options, bitclass3_evaluate
+from bitclass3_torch_evaluator import PROBED_CHUNKS, Options, bitclass3_evaluate
 from command import EVALUATION, EXAMPLE, GGUF
 
 from bitclass3_core.corpus import Corpus, read_documents

@@ -6,8 +6,8 @@ import bitclass3_weighted_error as weighted_error
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch.rounding import RoundingCosts, rounded_products, rounding_error
-from bitclass3_torch.watching import Products
+from bitclass3_torch.activations import RoundingCosts, rounded_products, rounding_error
+from bitclass3_torch.products import Products
 from bitclass3_weighted_error import Options
 from gguf_files import memory_model
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch import distilling
-from bitclass3_torch.distilling import Predictions, divergence
+from bitclass3_torch import predictions
+from bitclass3_torch.predictions import Predictions, divergence
 
 
 def kept(log_p: torch.Tensor, k: int) -> Predictions:
     likeliest, tokens = log_p.topk(k, -1)
-    return Predictions(tokens, likeliest, distilling._log_rest(likeliest))
+    return Predictions(tokens, likeliest, predictions._log_rest(likeliest))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ class _Loaded:
 
 
 def test_predictions_of_a_small_vocabulary():
-    found = distilling.predictions(_Loaded, np.zeros(4, np.int64))
+    found = predictions.predictions(_Loaded, np.zeros(4, np.int64))
     assert found.tokens.shape == (4, 7)
     assert found.tokens[0].tolist() == [6, 5, 4, 3, 2, 1, 0]
     assert torch.isfinite(found.log_rest).all()

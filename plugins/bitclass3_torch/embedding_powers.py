@@ -1,4 +1,4 @@
-"""What reaches the rows of an embedding table."""
+"""Powers of an embedding table, whose rows are looked up by token."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Embedding:
-    """What reaches the looked-up rows: how often each token occurs, and the square of the gradient that a chunk gives its row.
+    """Sums over the looked-up rows: how often each token occurs, and the square of the gradient that a chunk gives its row.
 
-    Rows that are exactly zero (padding) stay zero in every type, so they count for nothing.
+    Rows that are exactly zero (padding) are left out: they stay zero in every type.
     """
 
     def __init__(self, table: "torch.Tensor") -> None:
@@ -39,12 +39,13 @@ class Embedding:
             self.has_gradients = True
 
     def powers(self, n_tokens: int) -> Powers:
-        """Two vectors whose product is f_r E[g_rj^2 | token r]; ``out_power`` [n_vocab] sums to 1, without gradients it is the frequency.
+        """``in_power`` [n_embd] and ``out_power`` [n_vocab]. Their product is f_r E[g_rj^2 | token r], f_r the frequency of token r.
 
-        Rows that the text does not have count for nothing. To give them a share, as if each had been seen once, would not price them
-        better but the whole table too high: the kernels round a row whatever its weight, so that the tokens which were seen are a fair
-        sample of those to come, while the vocabulary is not (of 49,152 rows and 16,384 tokens at least half of all shares would go to rows that
-        the text does not have).
+        ``out_power`` sums to 1. Without gradients it is the frequency, and ``in_power`` is 1.
+
+        A row that the text does not have gets 0. A share for such rows, as if each token had been seen once, would price the whole table too
+        high: the kernels round a row whatever its weight, so the tokens that were seen are a fair sample of those to come, and the
+        vocabulary is not. (With 49,152 rows and 16,384 tokens at least half of all shares would go to rows that the text does not have.)
         """
         n_seen = max(self.counts.sum(), 1)
         if not self.has_gradients:
