@@ -1,16 +1,14 @@
 """``bitclass3 compare``: anyone's GGUFs against their source and each other; tables, a Pareto plot, types that differ."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from bitclass3_core.cli.comparison_tables import markdown, print_tables, types_csv
 from bitclass3_core.cli.run import command_line, use_llama_cpp
 from bitclass3_core.compare.comparison import Comparison, as_candidate, check_comparable, unique_names
+from bitclass3_core.compare.tables import markdown, types_csv
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ConfigError, InterruptedRunError, ModelFileError
@@ -20,11 +18,10 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import bpw
 from bitclass3_core.model import Architecture
 from bitclass3_core.plugin.stages import StageRunner
-from bitclass3_core.progress import Progress, terminal_progress
+from bitclass3_core.progress import Progress
 from bitclass3_core.results import Run
 from bitclass3_core.run_config import RunConfig, StageListSection
 from bitclass3_core.runs.candidates import load_evaluation, save_evaluation
-from bitclass3_core.runs.config_file import load_config
 from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.versions import versions
 from bitclass3_core.sensitivity import Sensitivity
@@ -118,39 +115,17 @@ class Comparing:
         )
 
 
-def compare_config(
-    reference: Path | None,
-    gguf: Path | None,
-    eval_corpus: Sequence[Path],
-    out: Path | None,
-    llama_cpp: Path | None,
-    allow_quantized: bool,
-    plugins: Sequence[str],
-    settings: Sequence[str],
-) -> RunConfig:
-    """The flags as a configuration; reports are the plot of sizes, unless plugins are named."""
-    values: dict[tuple[str, ...], Any] = {
-        ("model", "gguf" if reference and reference.suffix == ".gguf" else "hf"): reference,
-        ("model", "allow_quantized_source"): allow_quantized or None,
-        ("corpus", "evaluation"): list(eval_corpus) or None,
-        ("out",): out,
-        ("llama_cpp",): llama_cpp,
-        **({("model", "gguf"): gguf} if gguf else {}),
-    }
-    config = load_config(None, {path: value for path, value in values.items() if value is not None}, plugins, settings)
-    return config if config.report != RunConfig().report else config.model_copy(update={"report": _REPORT})
-
-
 def _opened(file: Path) -> GgufModel:
     if not file.is_file():
         raise ModelFileError(f"{file} does not exist; give GGUF files, of a split one the first")
     return GgufModel(file)
 
 
-def compare_command(config: RunConfig, files: Sequence[Path], as_json: bool, quiet: bool) -> None:
-    """Compare, print the tables or JSON, and write everything into ``config.out`` if there is one."""
+def compare_files(config: RunConfig, files: Sequence[Path], progress: Progress) -> Comparison:
+    """Compare, and write everything into ``config.out`` if there is one; reports are the plot of sizes, unless plugins are named."""
     use_llama_cpp(config)
-    progress = terminal_progress(quiet or as_json)
+    if config.report == RunConfig().report:
+        config = config.model_copy(update={"report": _REPORT})
     with TemporaryDirectory(prefix="bitclass3-") as temporary:
         folder = RunFolder(config.out or Path(temporary))
         if config.evaluate.plugin == "llama-perplexity":  # its gigabytes belong there, not beside somebody's files
@@ -166,10 +141,7 @@ def compare_command(config: RunConfig, files: Sequence[Path], as_json: bool, qui
             raise InterruptedRunError(f"interrupted; {kept}") from None
         finally:
             progress.end()
-    if as_json:
-        print(json.dumps(comparison.to_json(), indent=1))
-    elif not quiet:
-        print_tables(comparison, config.out)
+    return comparison
 
 
 def _write(comparing: Comparing, comparison: Comparison, out: Path) -> None:
