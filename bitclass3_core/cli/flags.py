@@ -71,8 +71,9 @@ class Group:
 
     def only(self, *names: str, **helps: str) -> "Group":
         """The group with the flags of these names alone; those named with a text have it as their help."""
-        named = (flag for flag in self.flags if flag.name in names or flag.name in helps)
-        return Group(self.title, tuple(replace(flag, help=helps.get(flag.name, flag.help)) for flag in named))
+        known = {flag.name: flag for flag in self.flags}
+        named = {**{name: known[name].help for name in names}, **helps}
+        return Group(self.title, tuple(replace(known[name], help=text) for name, text in named.items()))
 
     def keys(self, **values: Any) -> Keys:
         """The configuration keys that these values set, by name of the flag."""
