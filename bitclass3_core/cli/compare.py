@@ -1,52 +1,64 @@
-"""``bitclass3 compare``: its flags as a configuration, and what it prints."""
+"""``bitclass3 compare``: its flags, and the tables on the terminal."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from bitclass3_core.cli.comparison_tables import markdown, print_tables, types_csv
+import typer
+
+from bitclass3_core.cli.flags import Flag, Flags, Group, with_flags
+from bitclass3_core.cli.groups import OUTPUT, PLUGINS, RUN, SOURCE, TEXT, source_key
 from bitclass3_core.cli.run import command_line
-from bitclass3_core.compare.compare import compare
-from bitclass3_core.files import write_text
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.run_config import RunConfig
-from bitclass3_core.runs.config_file import load_config
+
+if TYPE_CHECKING:
+    from bitclass3_core.compare.comparison import Comparison
+
+_TABLE_WIDTH = 140
+REFERENCE = Group(
+    SOURCE.title,
+    (
+        Flag("--reference", Path, "the source: HF folder, name on the hub, or BF16 GGUF", source_key),
+        *SOURCE.only("allow_quantized_source", gguf="the BF16/F16 GGUF of --reference, where it lies elsewhere").flags,
+    ),
+)
+MEASURED = TEXT.only(eval_corpus="text to measure on; repeatable")
+WRITTEN = RUN.only("llama_cpp", out="folder for tables, plots and what is measured")
 
 
-def compare_config(
-    reference: Path | None,
-    gguf: Path | None,
-    eval_corpus: Sequence[Path],
-    out: Path | None,
-    llama_cpp: Path | None,
-    allow_quantized: bool,
-    plugins: Sequence[str],
-    settings: Sequence[str],
-) -> RunConfig:
-    """The flags as a configuration."""
-    values: dict[tuple[str, ...], Any] = {
-        ("model", "gguf" if reference and reference.suffix == ".gguf" else "hf"): reference,
-        ("model", "allow_quantized_source"): allow_quantized or None,
-        ("corpus", "evaluation"): list(eval_corpus) or None,
-        ("out",): out,
-        ("llama_cpp",): llama_cpp,
-        **({("model", "gguf"): gguf} if gguf else {}),
-    }
-    return load_config(None, {path: value for path, value in values.items() if value is not None}, plugins, settings)
+@with_flags(REFERENCE, MEASURED, PLUGINS, WRITTEN, OUTPUT.only("json", "quiet"))
+def compare(
+    flags: Flags, files: Annotated[list[Path], typer.Argument(help="GGUF files of one model, anyone's", show_default=False)]
+) -> None:
+    """Measure anyone's GGUFs of one model side by side: size, KLD, PPL, same top-1, by domain, types that differ."""
+    from bitclass3_core.compare.compare import compare as compared
+    from bitclass3_core.runs.config_file import load_config
 
-
-def compare_command(config: RunConfig, files: Sequence[Path], as_json: bool, quiet: bool) -> None:
-    """Compare, print the tables or JSON; with ``config.out`` tables are written there as well."""
-    progress = terminal_progress(quiet or as_json)
+    config, progress = load_config(None, flags.keys, flags.plugins, flags.settings), terminal_progress(flags.quiet or flags.json)
     try:
-        comparison = compare(config, files, progress, command_line())
+        comparison = compared(config, files, progress, command_line())
     finally:
         progress.end()
-    if config.out is not None:
-        write_text(config.out / "compare.md", markdown(comparison))
-        write_text(config.out / "types.csv", types_csv(comparison))
-    if as_json:
+    if flags.json:
         print(json.dumps(comparison.to_json(), indent=1))
-    elif not quiet:
-        print_tables(comparison, config.out)
+    elif not flags.quiet:
+        _print(comparison, config.out)
+
+
+def _print(comparison: "Comparison", out: Path | None) -> None:
+    """The tables, however wide the terminal says it is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bitclass3_core.compare.tables import notes, tables
+
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    for table in tables(comparison):
+        shown = Table(title=table.title)
+        for i, column in enumerate(table.header):
+            shown.add_column(column, justify="right" if i and table.header[0] == "file" else "left", no_wrap=i == 0)
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
+    for line in [*notes(comparison), *([f"files: {out}/ (tables: {out / 'compare.md'})"] if out else [])]:
+        console.print(line, highlight=False, soft_wrap=True)

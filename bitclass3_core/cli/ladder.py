@@ -2,39 +2,64 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from bitclass3_core.cli.flags import Flags, PipelineFile, with_flags
+from bitclass3_core.cli.groups import CONSTRAINTS, OUTPUT, PLUGINS, RUN, SOURCE, TEXT
 from bitclass3_core.cli.run import command_line
-from bitclass3_core.cli.watching import stdout_kept, watched
 from bitclass3_core.files import human_bytes
 from bitclass3_core.progress import Silent, terminal_progress
-from bitclass3_core.release.ladder import Ladder, exit_code
-from bitclass3_core.release.plan import plan_of
-from bitclass3_core.results import Level
-from bitclass3_core.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from bitclass3_core.release.ladder import Ladder
+    from bitclass3_core.results import Level
+
+_TABLE_WIDTH = 132
 
 
-def ladder_command(config: RunConfig, levels: str, keep: str | None, only_plan: bool, as_json: bool, quiet: bool) -> None:
-    """Make the ladder, or plan it; print a table or JSON. Exits with 4 if only some levels were made."""
+@with_flags(SOURCE, TEXT, CONSTRAINTS, PLUGINS, RUN, OUTPUT)
+def ladder(
+    flags: Flags,
+    pipeline: PipelineFile = None,
+    levels: Annotated[
+        str, typer.Option("--levels", help="levels, bits per weight or file sizes, with commas between: Q8_0,Q4_K_M,4.2,3.5GiB")
+    ] = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_S",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            help="GGUFs to keep once measured: shipped (ours alone; the default), stock (the mix beside it too), all, none",
+        ),
+    ] = None,
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="solve what is measured, say sizes, disk and minutes; write nothing")
+    ] = False,
+) -> None:
+    """Make a release: several levels from one calibration and one cost table, each measured, with one card over all of them."""
+    from bitclass3_core.release.ladder import Ladder, exit_code
+    from bitclass3_core.release.plan import plan_of
+    from bitclass3_core.runs.config_file import load_config
+    from bitclass3_core.runs.watch import stdout_kept, watched
+
+    config = load_config(pipeline, flags.keys, flags.plugins, flags.settings)
     if only_plan:
-        _print_plan(plan_of(Ladder(config, levels, keep, Silent(), "plan", may_convert=False)), as_json)
+        _print_plan(plan_of(Ladder(config, levels, keep, Silent(), "plan", may_convert=False)), flags.json)
         return
-    progress = terminal_progress(quiet or as_json)
-    ladder = Ladder(config, levels, keep, progress, command_line())
-    try:
-        with watched(progress), stdout_kept():
-            ladder.run()
-    finally:
-        progress.end()
-    if as_json:
-        print(json.dumps(ladder.summary(), indent=1))
-    elif not quiet:
-        _print_table(ladder)
-    if code := exit_code(ladder.levels):
+    progress = terminal_progress(flags.quiet or flags.json)
+    made = Ladder(config, levels, keep, progress, command_line())
+    with watched(progress), stdout_kept():
+        made.run()
+    if flags.json:
+        print(json.dumps(made.summary(), indent=1))
+    elif not flags.quiet:
+        _print_table(made)
+    if code := exit_code(made.levels):
         sys.exit(code)
 
 
-def _row(level: Level) -> tuple[str, ...]:
+def _row(level: "Level") -> tuple[str, ...]:
     candidate = level.candidate
     if candidate is None:
         return (level.name, "-", "-", "-", "-", "-", f"failed: {level.error}")
@@ -48,7 +73,7 @@ def _row(level: Level) -> tuple[str, ...]:
     return (candidate.name, f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", *measured, beside)
 
 
-def _print_table(ladder: Ladder) -> None:
+def _print_table(ladder: "Ladder") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -57,7 +82,7 @@ def _print_table(ladder: Ladder) -> None:
         table.add_column(column, justify="left" if column in ("file", "beside the stock mix") else "right")
     for level in ladder.levels:
         table.add_row(*_row(level))
-    console = Console(width=max(Console().width, 132))
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
     console.print(table, highlight=False)
     out, best = ladder.folder, ladder.summary()["recommended"]
     if best:

@@ -4,68 +4,31 @@ import json
 from collections import Counter
 from typing import Any
 
+from bitclass3_core.cli.flags import Flags, PipelineFile, with_flags
+from bitclass3_core.cli.groups import CONSTRAINTS, OUTPUT, PLUGINS, RUN, SOURCE, TARGET, TEXT
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf.writer import header_bytes
-from bitclass3_core.layout import file_bytes
-from bitclass3_core.machine import default_threads
-from bitclass3_core.model import total_params
-from bitclass3_core.options import Work
-from bitclass3_core.progress import Silent
-from bitclass3_core.run_config import RunConfig
-from bitclass3_core.runs.context import Context
-from bitclass3_core.runs.pipeline import Pipeline
-from bitclass3_core.runs.select import files_beside
-
-_FLOPS_PER_CORE = 30e9  # of float32 matrix products, a cautious guess
 
 
-def plan_values(config: RunConfig) -> dict[str, Any]:
-    """What ``plan --json`` prints. Raises the errors that the run would raise before measuring."""
-    pipeline = Pipeline(config, Context.of(config, Silent(), "plan", may_convert=False))
-    pipeline.stages.load_all()
-    model, architecture, inputs = pipeline.model, pipeline.architecture, pipeline.inputs
-    header, possible = header_bytes(model), inputs.possible_bytes
-    if pipeline.has_known_target:
-        pipeline.check_target()
-    n_mixes = config.select.mixes if config.select.enabled else 0
-    demands = pipeline.stages.demands(Work(model.tensors, inputs.wanted, n_files=2 + n_mixes))
-    seconds = (demands.core_seconds + demands.operations / _FLOPS_PER_CORE) / pipeline.threads
-    values: dict[str, Any] = {
-        "source": str(model.path),
-        "architecture": model.arch,
-        "tensors": len(model.tensors),
-        "quantizable_tensors": len(architecture.quantizable),
-        "weights": total_params(model),
-        "smallest_file_bytes": header + possible.smallest,
-        "largest_file_bytes": header + possible.largest,
-        "constraints": inputs.constraints,
-        "costs_to_measure": sum(len(types) for types in inputs.wanted.values()),
-        "memory_bytes": demands.n_bytes,
-        "minutes": round(seconds / 60, 1),
-        "quantizable": sorted(architecture.quantizable),
-    }
-    if config.budget.target_kld is None and pipeline.is_measured:
-        values["costs_to_measure"] = 0
-        known = dict(pipeline.allocation.qtypes)
-        values["allocation"] = known
-        values["file_bytes"] = file_bytes(model, known)
-    largest = values.get("file_bytes", header + possible.largest)
-    values["disk_bytes"] = (1 + files_beside(config)) * largest
-    return values
+@with_flags(SOURCE, TEXT, TARGET, CONSTRAINTS, PLUGINS, RUN, OUTPUT.only("json", "verbose"))
+def plan(flags: Flags, pipeline: PipelineFile = None) -> None:
+    """Say what a run would do: sizes, types where they are known, disk, memory, minutes. Writes nothing."""
+    from bitclass3_core.runs.config_file import load_config
+    from bitclass3_core.runs.plan import plan_values
 
-
-def plan_command(config: RunConfig, as_json: bool) -> None:
-    """Print the plan."""
-    values = plan_values(config)
-    if as_json:
+    values = plan_values(load_config(pipeline, flags.keys, flags.plugins, flags.settings))
+    if flags.json:
         print(json.dumps(values, indent=1))
-        return
+    else:
+        _print(values)
+
+
+def _print(values: dict[str, Any]) -> None:
     print(f"source        {values['source']} ({values['architecture']}), {values['weights']:,} weights")
     print(f"tensors       {values['tensors']}, {values['quantizable_tensors']} of them quantizable")
     print(f"possible      {human_bytes(values['smallest_file_bytes'])} to {human_bytes(values['largest_file_bytes'])}")
     for line in values["constraints"]:
         print(f"constraint    {line}")
-    print(f"to measure    {values['costs_to_measure']} costs on {default_threads(config.threads)} threads")
+    print(f"to measure    {values['costs_to_measure']} costs on {values['threads']} threads")
     print(f"disk          at most {human_bytes(values['disk_bytes'])} (ours and what lies beside it)")
     print(f"memory        about {human_bytes(values['memory_bytes'])} for the model in torch")
     print(f"time          about {values['minutes']} minutes (a guess from typical kernel speeds)")

@@ -1,18 +1,25 @@
-"""``bitclass3 plugins``: what is installed, and what one plugin takes."""
+"""``bitclass3 plugins``: what is installed, what one plugin takes, and a new one from a template."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-from bitclass3_core.plugin.manager import Plugin, installed, load_plugin
+import typer
+
+from bitclass3_core.cli.flags import Flags, with_flags
+from bitclass3_core.cli.groups import OUTPUT
+
+app = typer.Typer(no_args_is_help=True, help="List the installed plugins, show one with its options, or write a new one.")
 
 
-def list_command(as_json: bool) -> None:
-    """Name, module and package of every installed plugin."""
-    rows = [
-        {"name": name, "module": point.value, "package": f"{point.dist.name} {point.dist.version}" if point.dist else "?"}
-        for name, point in installed().items()
-    ]
-    if as_json:
+@app.command("list")
+@with_flags(OUTPUT.only("json"))
+def list_plugins(flags: Flags) -> None:
+    """List the installed plugins; nothing is imported."""
+    from bitclass3_core.runs.plugin_list import installed_plugins
+
+    rows = installed_plugins()
+    if flags.json:
         print(json.dumps(rows, indent=1))
         return
     width = max((len(row["name"]) for row in rows), default=0)
@@ -20,29 +27,32 @@ def list_command(as_json: bool) -> None:
         print(f"{row['name']:<{width}}  {row['module']:<26}  {row['package']}")
 
 
-def _fields(plugin: Plugin, stage: str) -> dict[str, Any]:
-    options = plugin.options_class(stage)
-    fields = options.model_fields if options else {}
-    return {
-        name: {
-            "default": field.default,
-            "type": str(field.annotation).replace("<class '", "").replace("'>", ""),
-            "help": field.description or "",
-        }
-        for name, field in fields.items()
-    }
+@app.command("show")
+@with_flags(OUTPUT.only("json"))
+def show(flags: Flags, name: Annotated[str, typer.Argument(help="plugin name or .py file")]) -> None:
+    """Show a plugin: its stages, version, options with their defaults."""
+    from bitclass3_core.runs.plugin_list import plugin_values
 
-
-def show_command(name: str, as_json: bool) -> None:
-    """A plugin's stages, version and options."""
-    plugin = load_plugin(name)
-    stages = {stage: _fields(plugin, stage) for stage in plugin.stages}
-    about = (plugin.module.__doc__ or "").strip()
-    if as_json:
-        print(json.dumps({"name": plugin.name, "version": plugin.version, "about": about, "stages": stages}, indent=1, default=str))
+    values = plugin_values(name)
+    if flags.json:
+        print(json.dumps(values, indent=1, default=str))
         return
-    print(f"{plugin.name} {plugin.version}\n\n{about}\n")
-    for stage, fields in stages.items():
-        print(f"[{stage}] plugin = {plugin.name!r}" + ("" if fields else "   (no options)"))
+    print(f"{values['name']} {values['version']}\n\n{values['about']}\n")
+    for stage, fields in values["stages"].items():
+        print(f"[{stage}] plugin = {values['name']!r}" + ("" if fields else "   (no options)"))
         for key, field in fields.items():
             print(f"  options.{key} = {field['default']!r}   ({field['type']})  {field['help']}")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="name of the plugin: small letters, digits, dashes")],
+    stage: Annotated[str, typer.Option(help="architecture, estimate, measure, budget, solve, export, evaluate, report")] = "solve",
+    out: Annotated[Path, typer.Option(help="folder in which the package's folder is made")] = Path(),
+) -> None:
+    """Write a package that is a working plugin, with a test that runs its stage's conformance suite."""
+    from bitclass3_core.runs.new_plugin import write_package
+
+    folder = write_package(name, stage, out)
+    print(f"{folder}/ is a plugin for [{stage}]; next:\n")
+    print(f"    pip install -e '{folder}[dev]'\n    pytest {folder}\n    bitclass3 run ... --plugin {name}")

@@ -2,20 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from bitclass3_core.errors import ModelFileError
-from bitclass3_core.files import write_text
-from bitclass3_core.gguf.recipe import recipe_lines, types_in_gguf
+import typer
+
+from bitclass3_core.cli.flags import Flags, with_flags
+from bitclass3_core.cli.groups import OUTPUT
 
 
-def recipe_command(file: Path, out: Path | None, as_json: bool) -> None:
-    """Print or write the recipe of the tensors that llama-quantize chooses a type for; the others keep their source's type anyway."""
-    if not file.is_file():
-        raise ModelFileError(f"{file} does not exist; give a GGUF, or any file of a split one")
-    qtypes = types_in_gguf(file)
-    if not qtypes:
-        raise ModelFileError(f"{file} has no tensor that llama-quantize would choose a type for; give the GGUF of a language model")
-    text = json.dumps(dict(sorted(qtypes.items())), indent=1) if as_json else "\n".join(recipe_lines(qtypes))
+@with_flags(OUTPUT.only("json"))
+def recipe(
+    flags: Flags,
+    file: Annotated[Path, typer.Argument(help="a GGUF, or any file of a split one", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; default: stdout")] = None,
+) -> None:
+    """Print the types of a GGUF's tensors, anyone's, as a recipe for llama-quantize --tensor-type-file."""
+    from bitclass3_core.compare.recipe import recipe_text, types_of
+    from bitclass3_core.files import write_text
+
+    types = types_of(file)
+    text = json.dumps(types, indent=1) if flags.json else recipe_text(types)
     if out is None:
         print(text)
     else:

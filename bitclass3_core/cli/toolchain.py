@@ -2,38 +2,56 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from bitclass3_core.cli.flags import Flags, with_flags
+from bitclass3_core.cli.groups import OUTPUT, RUN
 from bitclass3_core.errors import ToolchainError
 from bitclass3_core.progress import terminal_progress
-from bitclass3_core.toolchain.finding import Program, find_all, find_program
-from bitclass3_core.toolchain.installing import install, make_order
-from bitclass3_core.toolchain.places import Toolchain, installed, managed_folder
-from bitclass3_core.toolchain.release import DEFAULT_VERSION
+
+if TYPE_CHECKING:
+    from bitclass3_core.toolchain.finding import Program
+    from bitclass3_core.toolchain.places import Toolchain
+
+app = typer.Typer(no_args_is_help=True, help="Stock llama.cpp: build a pinned one, or say which programs are found.")
+_LLAMA_CPP = ("llama_cpp",)
 
 
-def _toolchain_row(toolchain: Toolchain) -> dict[str, Any]:
-    return {"folder": str(toolchain.folder), **toolchain.facts()}
-
-
-def _program_row(found: Program | ToolchainError) -> dict[str, Any]:
-    if isinstance(found, ToolchainError):
-        return {"path": None, "error": str(found)}
-    return {"path": str(found.path), "name": found.name, "origin": found.origin, "version": found.version}
-
-
-def install_command(
-    version: str | None, backend: str, programs: list[str], jobs: int, force: bool, as_json: bool, quiet: bool
+@app.command()
+@with_flags(OUTPUT.only("json", "quiet"))
+def install(
+    flags: Flags,
+    version: Annotated[str | None, typer.Option(help="pinned source release; default: the latest")] = None,
+    backend: Annotated[str, typer.Option(help="cpu, cuda, vulkan, metal, hip, sycl")] = "cpu",
+    jobs: Annotated[int, typer.Option(min=0, help="compilers at a time; 0: as many as cores and memory allow")] = 0,
+    programs: Annotated[list[str] | None, typer.Option(help="program to build instead of the usual ones; repeatable")] = None,
+    force: Annotated[bool, typer.Option("--force", help="build again what is installed")] = False,
 ) -> None:
-    """Install, and print the folder."""
-    names = tuple(name for given in programs for name in given.replace(",", " ").split())
-    order = make_order(version or DEFAULT_VERSION, backend, names, jobs)
-    toolchain = install(order, terminal_progress(quiet), force)
-    print(json.dumps(_toolchain_row(toolchain), indent=1) if as_json else toolchain.folder)
+    """Build a pinned llama.cpp in the user's cache folder: six to ten minutes on two cores; needs cmake and a C++ compiler."""
+    from bitclass3_core.toolchain import installing
+    from bitclass3_core.toolchain.release import DEFAULT_VERSION
+
+    names = tuple(name for given in programs or () for name in given.replace(",", " ").split())
+    order = installing.make_order(version or DEFAULT_VERSION, backend, names, jobs)
+    toolchain = installing.install(order, terminal_progress(flags.quiet), force)
+    print(json.dumps(_toolchain_row(toolchain), indent=1) if flags.json else toolchain.folder)
 
 
-def path_command(program: str | None, llama_cpp: Path | None) -> None:
-    """Print a path. Raises ToolchainError if there is none."""
+@app.command()
+@with_flags(RUN.only("llama_cpp"))
+def path(
+    flags: Flags,
+    program: Annotated[
+        str | None, typer.Argument(help="llama-quantize, ...; default: the managed folder", show_default=False)
+    ] = None,
+) -> None:
+    """Print the path of a program as it would be found, or of the managed llama.cpp; exit code 1 if there is none."""
+    from bitclass3_core.toolchain.finding import find_program
+    from bitclass3_core.toolchain.places import installed, managed_folder
+
+    llama_cpp: Path | None = flags.keys.get(_LLAMA_CPP)
     if program:
         print(find_program(program, llama_cpp).path)
     elif llama_cpp:
@@ -44,13 +62,34 @@ def path_command(program: str | None, llama_cpp: Path | None) -> None:
         raise ToolchainError(f"no llama.cpp is installed in {managed_folder()}; run `bitclass3 toolchain install`")
 
 
-def list_command(llama_cpp: Path | None, as_json: bool) -> None:
-    """Print the managed builds, the latest first, and every program."""
-    toolchains, programs = installed(), find_all(llama_cpp)
-    if as_json:
+@app.command("list")
+@with_flags(RUN.only("llama_cpp"), OUTPUT.only("json"))
+def list_programs(flags: Flags) -> None:
+    """List the managed llama.cpp builds, and for every program which one would be used."""
+    from bitclass3_core.toolchain.finding import find_all
+    from bitclass3_core.toolchain.places import installed
+
+    toolchains, programs = installed(), find_all(flags.keys.get(_LLAMA_CPP))
+    if flags.json:
         rows = {"installed": [_toolchain_row(one) for one in toolchains]}
         print(json.dumps({**rows, "programs": {name: _program_row(found) for name, found in programs.items()}}, indent=1))
-        return
+    else:
+        _print(toolchains, programs)
+
+
+def _toolchain_row(toolchain: "Toolchain") -> dict[str, Any]:
+    return {"folder": str(toolchain.folder), **toolchain.facts()}
+
+
+def _program_row(found: "Program | ToolchainError") -> dict[str, Any]:
+    if isinstance(found, ToolchainError):
+        return {"path": None, "error": str(found)}
+    return {"path": str(found.path), "name": found.name, "origin": found.origin, "version": found.version}
+
+
+def _print(toolchains: "list[Toolchain]", programs: "dict[str, Program | ToolchainError]") -> None:
+    from bitclass3_core.toolchain.places import managed_folder
+
     for one in toolchains:
         print(f"installed  {one.version}-{one.backend}: ggml {one.ggml_version}, {one.compiler} ({one.folder})")
     if not toolchains:

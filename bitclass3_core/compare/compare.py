@@ -8,10 +8,12 @@ from tempfile import TemporaryDirectory
 
 from bitclass3_core.compare.comparison import Comparison, as_candidate
 from bitclass3_core.compare.files import check_comparable, opened
+from bitclass3_core.compare.tables import markdown, types_csv
 from bitclass3_core.corpus import Corpus, load_corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import ConfigError, InterruptedRunError
 from bitclass3_core.evaluation import Evaluation, paired_difference
+from bitclass3_core.files import write_text
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import bpw
 from bitclass3_core.model import Architecture
@@ -135,6 +137,8 @@ def compare(config: RunConfig, files: Sequence[Path], progress: Progress, comman
         comparison = compared.comparison(compared.evaluations(folder, progress), command)
         if config.out is not None:
             comparison.save(config.out / "compare.json")
+            write_text(config.out / "compare.md", markdown(comparison))
+            write_text(config.out / "types.csv", types_csv(comparison))
             compared.report(comparison, config.out)
     return comparison
 

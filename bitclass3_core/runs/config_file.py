@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.plugin.manager import Plugin, load_plugin
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
+from bitclass3_core.qtypes import WRITABLE_QTYPES
 from bitclass3_core.run_config import LEVEL_BUDGET, OF_VRAM, TARGETS, BudgetSection, CorpusSection, RunConfig
 from bitclass3_core.sources.hub import is_hub_name
 
@@ -58,6 +59,12 @@ def parse_setting(text: str) -> tuple[Sequence[str], Any]:
     except tomli.TOMLDecodeError:
         parsed = value
     return key.strip().split("."), parsed
+
+
+def parse_menu(text: str) -> str | list[str]:
+    """A menu as text: its name (``cpu``), or a list of types with commas between (``Q4_K,Q6_K``)."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return names if len(names) != 1 or names[0].upper() in WRITABLE_QTYPES else names[0]
 
 
 def put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 from gguf_files import write_gguf
 from installing import pip_install, python
 
-from bitclass3_core.cli.new_plugin import write_package
 from bitclass3_core.errors import Bitclass3Error, ConfigError
 from bitclass3_core.plugin.stage_table import STAGES
+from bitclass3_core.runs.new_plugin import write_package
 
 NAMES = {stage: f"first-{stage}" for stage in STAGES}
 

@@ -8,7 +8,7 @@ import pytest
 from bitclass3_clone import Options
 from gguf_files import TENSORS, memory_model, write_gguf, write_split
 
-from bitclass3_core.cli.recipe import recipe_command
+from bitclass3_core.cli.recipe import recipe as recipe_command
 from bitclass3_core.errors import ConfigError, InfeasibleError, ModelFileError
 from bitclass3_core.gguf.recipe import recipe_lines, types_in_file
 from bitclass3_core.knapsack.dual import tables_of
@@ -131,19 +131,19 @@ def test_recipe_is_read_as_llama_quantize_reads_it(tmp_path):
 def test_recipe_of_a_gguf_comes_back_as_its_types(tmp_path, capsys, split):
     path = write_split(tmp_path)[1] if split else write_gguf(tmp_path / "model.gguf")
     types = {name: q for name, (shape, q) in TENSORS.items() if len(shape) > 1}
-    recipe_command(path, None, False)
+    recipe_command(path)
     (tmp_path / "r.txt").write_text(capsys.readouterr().out)
     assert types_in_file(tmp_path / "r.txt", TENSORS) == types == types_in_file(path, ())
-    recipe_command(path, tmp_path / "types.json", True)
+    recipe_command(path, tmp_path / "types.json", json=True)
     assert json.loads((tmp_path / "types.json").read_text()) == types
 
 
 def test_recipe_of_nothing(tmp_path):
     with pytest.raises(ModelFileError, match=r"x.gguf does not exist"):
-        recipe_command(tmp_path / "x.gguf", None, False)
+        recipe_command(tmp_path / "x.gguf")
     norm = write_gguf(tmp_path / "norm.gguf", {"output_norm.weight": ((256,), "F32")})
     with pytest.raises(ModelFileError, match=r"has no tensor that llama-quantize would choose a type for"):
-        recipe_command(norm, None, False)
+        recipe_command(norm)
 
 
 def test_ilp_starts_from_a_file(tmp_path):

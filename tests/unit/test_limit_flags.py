@@ -2,13 +2,13 @@
 
 import pytest
 
-from bitclass3_core.cli.limits import limit_flags
+from bitclass3_core.cli.groups import CONSTRAINTS
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.runs.config_file import load_config
 
 
 def flags(menu=None, pin=None, floor=None, group=None, gpu_budget=None, gpu_tensors=None):
-    return limit_flags(menu, pin, floor, group, gpu_budget, gpu_tensors)
+    return CONSTRAINTS.keys(menu=menu, pin=pin, floor=floor, group=group, gpu_budget=gpu_budget, gpu_tensors=gpu_tensors)
 
 
 def test_flags_become_keys_of_the_pipeline():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from command import bitclass3
 
-from bitclass3_core.cli.toolchain import list_command, path_command
+from bitclass3_core.cli.toolchain import list_programs
+from bitclass3_core.cli.toolchain import path as path_command
 from bitclass3_core.errors import ToolchainError
 from bitclass3_core.toolchain import places
 from bitclass3_core.toolchain.finding import PROGRAMS, Program, find_all, find_program
@@ -187,24 +188,24 @@ def test_no_home_folder(monkeypatch):
 
 def test_path_command(tmp_path, capsys):
     with pytest.raises(ToolchainError, match=r"no llama\.cpp is installed in .*; run `bitclass3 toolchain install`"):
-        path_command(None, None)
+        path_command()
     folder = managed(tmp_path)
-    path_command(None, None)
-    path_command("llama-quantize", None)
-    path_command(CONVERTER, None)
+    path_command()
+    path_command("llama-quantize")
+    path_command(CONVERTER)
     assert capsys.readouterr().out.splitlines() == [str(folder), f"{folder}/bin/llama-quantize", f"{folder}/{CONVERTER}"]
     with pytest.raises(ToolchainError, match="llama-imatrix was not found"):
-        path_command("llama-imatrix", None)
-    path_command(None, tmp_path / "given")
+        path_command("llama-imatrix")
+    path_command(llama_cpp=tmp_path / "given")
     assert capsys.readouterr().out == f"{tmp_path}/given\n"
 
 
 def test_list_command(tmp_path, capsys):
-    list_command(None, as_json=False)
+    list_programs()
     assert capsys.readouterr().out.startswith(f"installed  none in {tmp_path}/cache/llama.cpp\nmissing    llama-quantize: ")
     folder = managed(tmp_path)
     program(tmp_path / "path", "llama-perplexity", 'echo "version: 1 (a)"')
-    list_command(None, as_json=False)
+    list_programs()
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"installed  0.3.36-cpu: ggml 0.25.3, c++ 12 ({folder})",
@@ -216,7 +217,7 @@ def test_list_command(tmp_path, capsys):
 def test_list_as_json(tmp_path, capsys):
     folder = managed(tmp_path)
     program(tmp_path / "given", "llama-perplexity", 'echo "version: 1 (a)"')
-    list_command(tmp_path / "given", as_json=True)
+    list_programs(llama_cpp=tmp_path / "given", json=True)
     shown = json.loads(capsys.readouterr().out)
     assert [(one["version"], one["backend"], one["folder"]) for one in shown["installed"]] == [("0.3.36", "cpu", str(folder))]
     assert tuple(shown["programs"]) == PROGRAMS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bitclass3_core.cli.toolchain import install_command
+from bitclass3_core.cli.toolchain import install as install_command
 from bitclass3_core.errors import ConfigError, InterruptedRunError, ToolchainError
 from bitclass3_core.files import sha256_file
 from bitclass3_core.progress import Silent
@@ -377,8 +377,8 @@ def test_jobs_fit_cores_and_memory(monkeypatch):
 
 
 def test_install_command_prints_the_folder_or_json(stand, tmp_path, capsys):
-    install_command("1.0", "cpu", ["llama-quantize,llama-imatrix"], 1, force=False, as_json=False, quiet=True)
+    install_command("1.0", jobs=1, programs=["llama-quantize,llama-imatrix"], quiet=True)
     assert capsys.readouterr().out == f"{tmp_path}/cache/llama.cpp/1.0-cpu\n"
-    install_command("1.0", "cpu", ["llama-quantize"], 1, force=False, as_json=True, quiet=True)
+    install_command("1.0", jobs=1, programs=["llama-quantize"], json=True, quiet=True)
     shown = json.loads(capsys.readouterr().out)
     assert (shown["version"], shown["backend"], shown["programs"]) == ("1.0", "cpu", ["llama-quantize", "llama-imatrix"])

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from bitclass3_core.cli import watching
 from bitclass3_core.errors import Bitclass3Error, CrashError, InterruptedRunError
 from bitclass3_core.plugin.at_work import all_at_work, at_work, where, working
+from bitclass3_core.runs import watch
 from bitclass3_core.testing import Recorded
 
 
 def wait_for_ctrl_c():
-    with watching.watched(Recorded()):
+    with watch.watched(Recorded()):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
@@ -25,9 +25,9 @@ def test_ctrl_c_is_an_error_for_the_user():
 
 
 def test_slow_plugin_is_named(monkeypatch):
-    monkeypatch.setattr(watching, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "SLOW_SECONDS", 0.0)
     progress = Recorded()
-    with watching.watched(progress), working("snail", "bitclass3_solve"):
+    with watch.watched(progress), working("snail", "bitclass3_solve"):
         for _ in range(200):
             if progress.lines:
                 break

@@ -1,15 +1,12 @@
-"""The tables of a comparison: on the terminal, as Markdown, types as CSV."""
+"""The tables of a comparison: as text, as Markdown, types as CSV."""
 
 import csv
 from collections import Counter
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 
 from bitclass3_core.compare.comparison import Comparison, on_front, type_differences
 from bitclass3_core.evaluation import Evaluation
-
-_TABLE_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,8 @@ def tables(comparison: Comparison) -> list[Table]:
     return [table for table in found if table is not None]
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
+    """What the figures are: lines to print below the tables."""
     lines = []
     measured = next((c.evaluation for c in comparison.candidates if c.evaluation), None)
     if measured is not None:
@@ -97,23 +95,6 @@ def _notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def print_tables(comparison: Comparison, out: Path | None) -> None:
-    """The tables on the terminal, however wide it says it is."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console(width=max(Console().width, _TABLE_WIDTH))
-    for table in tables(comparison):
-        shown = RichTable(title=table.title)
-        for i, column in enumerate(table.header):
-            shown.add_column(column, justify="right" if i and table.header[0] == "file" else "left", no_wrap=i == 0)
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown)
-    for line in [*_notes(comparison), *([f"files: {out}/ (tables: {out / 'compare.md'})"] if out else [])]:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
 def markdown(comparison: Comparison) -> str:
     """The tables as Markdown, with the command that made them."""
     parts = []
@@ -124,7 +105,7 @@ def markdown(comparison: Comparison) -> str:
             "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines),
         ]
     command = f"```sh\n{comparison.command}\n```"
-    return "\n\n".join([*parts, *_notes(comparison), command]) + "\n"
+    return "\n\n".join([*parts, *notes(comparison), command]) + "\n"
 
 
 def types_csv(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""``bitclass3 plugins new``: a package that is a working plugin from its first minute, with the test that holds it to its hook."""
+"""A new package that is a working plugin from its first minute, with the test that holds it to its hook."""
 
 import importlib.util
 import re
@@ -40,13 +40,6 @@ _SWITCHES = {
     "measure": "    in_nats = False\n",
     "architecture": "    knows_hf = False  # of the suite's sample, which has a tensor that llama has not; give the suite a model of your family\n",
 }
-
-
-def new_command(name: str, stage: str, out: Path) -> None:
-    """Write the package ``bitclass3-NAME`` into ``out`` and say what to do with it."""
-    folder = write_package(name, stage, out)
-    print(f"{folder}/ is a plugin for [{stage}]; next:\n")
-    print(f"    pip install -e '{folder}[dev]'\n    pytest {folder}\n    bitclass3 run ... --plugin {name}")
 
 
 def write_package(name: str, stage: str, out: Path) -> Path:

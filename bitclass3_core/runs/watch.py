@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 
 from bitclass3_core.errors import InterruptedRunError
 from bitclass3_core.plugin.at_work import all_at_work, where
@@ -74,10 +74,21 @@ class _Watch(threading.Thread):
 
 @contextmanager
 def watched(progress: Progress) -> Iterator[None]:
-    """Watch what runs in the block; a KeyboardInterrupt becomes an InterruptedRunError, a second Ctrl-C ends the process."""
-    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
-        yield  # signals are the main thread's; on Windows the descriptor would have to be a socket
-        return
+    """Watch what runs in the block, and end its progress; a KeyboardInterrupt becomes an InterruptedRunError, a second Ctrl-C ends the process."""
+    try:
+        with _watch(progress) if _has_signals() else nullcontext():
+            yield
+    finally:
+        progress.end()
+
+
+def _has_signals() -> bool:
+    """Whether signals can be read here: they are the main thread's, and on Windows the descriptor would have to be a socket."""
+    return threading.current_thread() is threading.main_thread() and os.name != "nt"
+
+
+@contextmanager
+def _watch(progress: Progress) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

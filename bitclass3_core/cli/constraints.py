@@ -1,0 +1,47 @@
+"""Flags that constrain tensors: ``--menu``, ``--pin``, ``--floor``, as paths into the configuration.
+
+Constraints of a pipeline file stay beside those of the flags.
+"""
+
+from collections.abc import Sequence
+
+from bitclass3_core.cli.flags import Keys
+from bitclass3_core.errors import ConfigError
+
+
+def menus(texts: Sequence[str]) -> Keys:
+    """The menu of all tensors, and those of tensors by regular expression. Raises ConfigError where two texts contradict."""
+    from bitclass3_core.runs.config_file import parse_menu
+
+    keys: Keys = {}
+    for text in texts:
+        pattern, _, names = text.rpartition("=")
+        path = ("qtypes", "menus", pattern) if pattern else ("qtypes", "menu")
+        if keys.setdefault(path, parse_menu(names)) != parse_menu(names):
+            raise _contradiction("--menu", text)
+    return keys
+
+
+def pins(texts: Sequence[str]) -> Keys:
+    """Types by regular expression. Raises ConfigError for a text that is no REGEX=TYPE, and where two contradict."""
+    return _types("--pin", "pins", texts)
+
+
+def floors(texts: Sequence[str]) -> Keys:
+    """Smallest types by regular expression. Raises ConfigError for a text that is no REGEX=TYPE, and where two contradict."""
+    return _types("--floor", "floors", texts)
+
+
+def _types(flag: str, key: str, texts: Sequence[str]) -> Keys:
+    keys: Keys = {}
+    for text in texts:
+        pattern, _, name = text.rpartition("=")
+        if not pattern or not name:
+            raise ConfigError(f"{flag} {text!r} is not understood; write it like {flag} 'ffn_down=Q6_K'")
+        if keys.setdefault(("qtypes", key, pattern), name) != name:
+            raise _contradiction(flag, text)
+    return keys
+
+
+def _contradiction(flag: str, text: str) -> ConfigError:
+    return ConfigError(f"{flag} {text!r} contradicts an earlier {flag}; give one of them")
