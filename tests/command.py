@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from warm import is_warm, run_warm
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "tiny-qwen35"
 GGUF = EXAMPLE / "model-bf16.gguf"
@@ -32,16 +34,22 @@ class Done:
         return lines[-1].removeprefix("error: ") if lines else ""
 
 
-def bitclass3(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, **options: object) -> Done:
+def bitclass3(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 600, **options: object
+) -> Done:
     """Run ``bitclass3`` with these arguments."""
+    words, cwd, env = [str(argument) for argument in arguments], cwd or ROOT, {**os.environ, **(env or {})}
+    if not options and is_warm(env):
+        return Done(*run_warm(words, cwd, env, timeout))
     done = subprocess.run(
-        [sys.executable, "-m", "bitclass3_core", *map(str, arguments)],
-        cwd=cwd or ROOT,
-        env={**os.environ, **(env or {})},
+        [sys.executable, "-m", "bitclass3_core", *words],
+        cwd=cwd,
+        env=env,
         capture_output=True,
         text=True,
         check=False,
-        **{"timeout": 600, **options},
+        timeout=timeout,
+        **options,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -5,6 +5,7 @@ import inspect
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.hookspecs import API_VERSION, OLDEST_API
 from bitclass3_core.model import Architecture
 from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, installed, load_plugin, parse_options, plugin_of
+from bitclass3_core.plugin.source_hash import source_hash
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.testing import samples
 
@@ -79,15 +81,12 @@ class Conformance:
             for name, value in vars(cls).items():
                 _check_attribute(cls, name, value)
 
-    @property
+    @cached_property
     def loaded(self) -> Plugin:
-        """The plugin under test."""
+        """The plugin under test, found once a test: finding it costs more than most hooks do."""
         given = getattr(type(self), "plugin", None)
         assert given is not None, f"{type(self).__name__} names no plugin; write: plugin = my_module"
-        if isinstance(given, ModuleType):
-            names = {point.value: name for name, point in installed().items()}
-            return plugin_of(given, names.get(given.__name__, given.__name__))
-        return load_plugin(str(given))
+        return plugin_of(given, *_name_and_version(given)) if isinstance(given, ModuleType) else load_plugin(str(given))
 
     def call(self, options: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
         """The hook's answer, as a run gets it. Fails if the plugin prints to stdout."""
@@ -152,6 +151,13 @@ class Conformance:
     def sensitivity(self, model: GgufModel, architecture: Architecture) -> Sensitivity:
         """Random powers of every quantizable tensor, in nats; a stack has a row for each expert, the embedding is looked up."""
         return samples.sample_sensitivity(model, architecture.quantizable)
+
+
+@cache
+def _name_and_version(module: ModuleType) -> tuple[str, str]:
+    """Its entry point's name, or its own, and the hash of its source."""
+    names = {point.value: name for name, point in installed().items()}
+    return names.get(module.__name__, module.__name__), source_hash(module)
 
 
 def _is_fixture(value: object) -> bool:

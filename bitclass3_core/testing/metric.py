@@ -1,5 +1,6 @@
 """What every error metric keeps: a cost for each pair of tensor and type, one tensor at a time, from several threads."""
 
+import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,20 +49,20 @@ class MetricConformance(Conformance):
 
     def test_every_pair_has_a_cost(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """A number of 0 or more, with a standard error; infinity where a tensor cannot have the type."""
-        for name, cells in self.measure(model, sensitivity).costs.items():
+        for name, cells in _measured(self, model, sensitivity).costs.items():
             for q, cell in cells.items():
                 assert 0 <= cell.se < np.inf, f"standard error of {name} at {q} is {cell.se}; 0 if all rows were measured"
 
     def test_same_answer_twice(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """Costs measured before and after a kill stand in one table."""
-        assert self.measure(model, sensitivity) == self.measure(model, sensitivity), (
+        assert _measured(self, model, sensitivity) == self.measure(model, sensitivity), (
             "two calls gave different costs; if rows are sampled, seed the generator from the tensor's name and an option"
         )
 
     def test_threads_do_not_disturb_each_other(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """The hook is called from several threads at once: no state between calls."""
         names = sorted(sensitivity.tensors)
-        alone = self.measure(model, sensitivity).costs
+        alone = _measured(self, model, sensitivity).costs
         plugin = self.loaded
         manager, options = PluginManager([plugin]), parse_options(plugin, self.stage, self.options)
 
@@ -82,7 +83,7 @@ class MetricConformance(Conformance):
         """Q8_0 under Q4_K under Q2_K: a cost that falls with size would make the solver choose upside down."""
         if not self.finer_costs_less:
             pytest.skip("finer_costs_less = False")
-        for name, cells in self.measure(model, sensitivity).costs.items():
+        for name, cells in _measured(self, model, sensitivity).costs.items():
             known = [cells[q].cost for q in ("Q8_0", "Q4_K", "Q2_K") if q in cells]
             assert known == sorted(known), f"costs of {name} at Q8_0, Q4_K, Q2_K are {known}, expected to rise as bits fall"
             assert len(known) < 2 or known[0] < known[-1], f"costs of {name} do not depend on the type: {known}"
@@ -103,7 +104,7 @@ class MetricConformance(Conformance):
 
     def test_says_whether_costs_are_nats(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """Predicted KLD is printed beside measured KLD: a number in other units must not pass for it."""
-        table = self.measure(model, sensitivity)
+        table = _measured(self, model, sensitivity)
         assert table.in_nats == self.in_nats, (
             f"in_nats is {table.in_nats}, the suite's switch says {self.in_nats}; costs that are no KLD need CostTable(costs, in_nats=False)"
         )
@@ -122,3 +123,26 @@ class MetricConformance(Conformance):
             assert after[q].cost == pytest.approx(2 * cell.cost, rel=1e-4), (
                 f"out_power twice as large took the cost of {name} at {q} from {cell.cost:.4g} to {after[q].cost:.4g}, expected twice"
             )
+
+
+_MEASURED: dict[type[MetricConformance], tuple[str, CostTable]] = {}  # the last measurement of each class
+
+
+def _measured(suite: MetricConformance, model: GgufModel, sensitivity: Sensitivity) -> CostTable:
+    """``suite.measure``, once a class unless its options, its model or its sensitivity differ from those of the test before."""
+    given = f"{dict(suite.options)} {model.fingerprint} {_digest(sensitivity)}"
+    known = _MEASURED.get(type(suite))
+    if known is None or known[0] != given:
+        known = _MEASURED[type(suite)] = (given, suite.measure(model, sensitivity))
+    return known[1]
+
+
+def _digest(sensitivity: Sensitivity) -> str:
+    """Hash of all that a sensitivity holds."""
+    digest = hashlib.sha256(repr(replace(sensitivity, tensors={})).encode())
+    for name, tensor in sorted(sensitivity.tensors.items()):
+        digest.update(f"{name} {tensor.linear is None} {dict(tensor.activation)}".encode())
+        vectors = [vector for powers in tensor.roles for vector in (powers.in_power, powers.out_power, powers.in_fisher)]
+        for vector in (*vectors, tensor.columns):
+            digest.update(b"none" if vector is None else vector.tobytes())
+    return digest.hexdigest()

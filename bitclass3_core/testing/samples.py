@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
@@ -86,8 +88,16 @@ def write_gguf(
 
 def write_sample(path: Path) -> Path:
     """Write the sample model: architecture ``llama``, two blocks, 1.1 M random weights in BF16."""
+    path.write_bytes(_sample_bytes())
+    return path
+
+
+@cache
+def _sample_bytes() -> bytes:
+    """The sample model's file, drawn once for the tests of a process."""
     weights = {name: sample_weights(shape, _seed(name)) for name, shape in _SHAPES.items()}
-    return write_gguf(path, "llama", weights, _METADATA)
+    with TemporaryDirectory() as folder:
+        return write_gguf(Path(folder) / "sample.gguf", "llama", weights, _METADATA).read_bytes()
 
 
 def write_quantized(model: Model, qtypes: Mapping[str, str], path: Path) -> Path:

@@ -24,14 +24,14 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run_page(page: Path, folder: Path, slow: bool) -> None:
+def run_page(page: Path, folder: Path) -> None:
     """Do what a reader does, block after block, in a folder with the repository's examples."""
     (folder / "examples").symlink_to(ROOT / "examples")
     python: list[str] = []
     for block in blocks(page):
         if block.mark.startswith("file: "):
             (folder / block.mark.removeprefix("file: ")).write_text(block.text)
-        elif block.mark == "run" or (slow and block.mark == "run: slow"):
+        elif block.mark in ("run", "run: slow"):
             if block.language == "python":
                 python.append(block.text)
             else:
@@ -49,15 +49,15 @@ def run_shell(block: Block, folder: Path) -> None:
     assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+def is_slow(page: Path) -> bool:
+    return any(block.mark == "run: slow" for block in blocks(page))
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if is_slow(page) else [], id=name(page)) for page in RUNNABLE]
+)
 def test_marked_blocks_run(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path, slow=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in RUNNABLE if any(b.mark == "run: slow" for b in blocks(page))], ids=name)
-def test_slow_blocks_run(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path, slow=True)
+    run_page(page, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

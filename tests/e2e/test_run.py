@@ -102,7 +102,7 @@ def test_changed_option_says_why_it_estimates_again(copied: Callable[[], Path]) 
     assert "estimate: kl-hessian (options.seed 0 -> 1)" in done.err
 
 
-def test_toml_and_plugin_flag_give_the_same_allocation(finished: Path, tmp_path: Path) -> None:
+def test_toml_and_plugin_flag_give_the_same_allocation(finished: Path, copied: Callable[[], Path], tmp_path: Path) -> None:
     pipeline = tmp_path / "pipeline.toml"
     pipeline.write_text(
         f"""
@@ -123,7 +123,7 @@ def test_toml_and_plugin_flag_give_the_same_allocation(finished: Path, tmp_path:
         """
     )
     from_file = bitclass3("run", pipeline, "--until", "solve", "--out", tmp_path / "a", "--json")
-    from_flags = run(tmp_path / "b", "--plugin", "ilp", "--target-bpw", 4.8, "--until", "solve", "--json")
+    from_flags = run(copied(), "--plugin", "ilp", "--target-bpw", 4.8, "--until", "solve", "--json")
     assert from_file.code == from_flags.code == 0, from_file.err + from_flags.err
     assert json.loads(from_file.out)["allocation"] == json.loads(from_flags.out)["allocation"] == allocation(finished)
     assert json.loads(from_flags.out)["proof"]["optimal"] is True

@@ -1,6 +1,6 @@
 """The KL Hessian predicts what a small perturbation costs, its labels come from the model, and HF and GGUF agree on every weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ def chunks(example: Any) -> np.ndarray:
     return token_chunks(example[2].tokenizer, documents, 12 * 512, 512, "calibration")[0]
 
 
+@pytest.fixture(scope="module")
+def collected(example: Any, chunks: np.ndarray) -> dict[str, TensorSensitivity]:
+    """The KL Hessian's factors of every tensor of the example."""
+    model, architecture, loaded = example
+    return dict(collect(loaded, model, architecture, chunks, with_gradients=True, seed=0, progress=Silent()))
+
+
+@pytest.fixture(scope="module")
+def source_logits(example: Any, chunks: np.ndarray) -> list[torch.Tensor]:
+    return logits_of(example[2], chunks)
+
+
 def predicted_cost(sensitivity: TensorSensitivity, squared: np.ndarray) -> float:
     return sum(0.5 * float(powers.out_power @ squared @ powers.in_factor) for powers in sensitivity.roles)
 
@@ -62,11 +74,15 @@ def mean_kld(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
 
 
 def predicted_and_measured(
-    model: GgufModel, architecture: Architecture, loaded: TorchModel, chunks: np.ndarray, names: list[str], size: float
+    example: tuple[GgufModel, Architecture, TorchModel],
+    powers: Mapping[str, TensorSensitivity],
+    before: list[torch.Tensor],
+    chunks: np.ndarray,
+    names: list[str],
+    size: float,
 ) -> tuple[float, float]:
     """KLD of adding noise of ``size`` times each row's RMS, as quantization does: by the KL Hessian, and measured."""
-    powers = collect(loaded, model, architecture, chunks, with_gradients=True, seed=0, progress=Silent())
-    before = logits_of(loaded, chunks)
+    model, architecture, loaded = example
     rng = np.random.default_rng(0)
     predicted = 0.0
     for name in names:
@@ -81,24 +97,27 @@ def predicted_and_measured(
     return predicted, measured
 
 
-def test_prediction_agrees_with_measurement_on_the_whole_example(example: Any, chunks: np.ndarray) -> None:
+def test_prediction_agrees_with_measurement_on_the_whole_example(
+    example: Any, chunks: np.ndarray, collected: Any, source_logits: Any
+) -> None:
     names = sorted(example[1].quantizable)
-    predicted, measured = predicted_and_measured(*example, chunks, names, 0.01)
+    predicted, measured = predicted_and_measured(example, collected, source_logits, chunks, names, 0.01)
     assert 1e-5 < measured < 0.02
     assert predicted == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize("role", ["token_embd", "output", "ffn_down", "attn_qkv"])
-def test_prediction_agrees_role_by_role(example: Any, chunks: np.ndarray, role: str) -> None:
+def test_prediction_agrees_role_by_role(example: Any, chunks: np.ndarray, collected: Any, source_logits: Any, role: str) -> None:
     names = [name for name in sorted(example[1].quantizable) if example[0].tensors[name].role == role]
-    predicted, measured = predicted_and_measured(*example, chunks, names, 0.02)
+    predicted, measured = predicted_and_measured(example, collected, source_logits, chunks, names, 0.02)
     assert predicted == pytest.approx(measured, rel=0.2)
 
 
 def test_prediction_of_a_tied_embedding(chunks: np.ndarray) -> None:
     tied = load(LLAMA, LLAMA / "model-bf16.gguf", llama_architecture)
     ids = np.random.default_rng(1).integers(0, 264, (16, 128))
-    predicted, measured = predicted_and_measured(*tied, ids, ["token_embd.weight"], 0.02)
+    powers = collect(tied[2], *tied[:2], ids, with_gradients=True, seed=0, progress=Silent())
+    predicted, measured = predicted_and_measured(tied, powers, logits_of(tied[2], ids), ids, ["token_embd.weight"], 0.02)
     assert predicted == pytest.approx(measured, rel=0.2)
 
 

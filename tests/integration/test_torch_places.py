@@ -14,7 +14,7 @@ from bitclass3_torch.model import TorchModel, load_torch_model
 from bitclass3_torch.parameters import find_places
 from bitclass3_torch.statistics import collect
 from bitclass3_torch_evaluator import Options, bitclass3_evaluate
-from families import FAMILIES, make_hf
+from families import FAMILIES
 
 from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.errors import ModelFileError
@@ -25,7 +25,6 @@ from bitclass3_core.plugin.checks import check_architecture, check_sensitivity
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
-from bitclass3_core.toolchain.converting import convert
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,15 +45,14 @@ def architecture_of(model: GgufModel) -> Architecture:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory, llama_cpp: Path) -> Callable[[str], Loaded]:
-    """A family's tiny model, made and converted on the first call."""
+def family(tiny: Callable[[str], Path]) -> Callable[[str], Loaded]:
+    """A family's tiny model, loaded on the first call."""
     made: dict[str, Loaded] = {}
 
     def loaded(name: str) -> Loaded:
         if name not in made:
-            folder = make_hf(name, tmp_path_factory.mktemp(name))
-            gguf = convert(folder, folder / "model.gguf", Silent(), outtype="bf16", pre_tokenizer="gpt-2", llama_cpp=llama_cpp)
-            model = GgufModel(gguf, folder)
+            gguf = tiny(name)
+            model = GgufModel(gguf, gguf.parent)
             architecture = architecture_of(model)
             made[name] = model, architecture, load_torch_model(model, architecture, "cpu", "float32")
         return made[name]

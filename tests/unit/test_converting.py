@@ -29,7 +29,14 @@ def main():
 """
 
 
-pytestmark = pytest.mark.slow  # every conversion starts a Python that imports transformers
+# What the runner asks of transformers, where it takes seconds to import; found before it, beside the converter.
+TRANSFORMERS = """
+class AutoConfig:
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        raise NotImplementedError
+AutoModel = AutoTokenizer = AutoConfig
+"""
 
 
 @pytest.fixture
@@ -46,6 +53,7 @@ def converter(tmp_path, monkeypatch):
     """Writes a converter whose main() runs ``body`` first; it is found by LLAMA_CPP_DIR."""
     home = tmp_path / "llama.cpp"
     home.mkdir()
+    (home / "transformers.py").write_text(TRANSFORMERS)
     write_gguf(home / "made.gguf")
     monkeypatch.setenv("LLAMA_CPP_DIR", str(home))
     monkeypatch.setenv("BITCLASS3_CACHE", str(tmp_path / "cache"))
@@ -155,11 +163,13 @@ def test_conversion_that_fails_leaves_nothing(hf, converter, tmp_path, body, err
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow  # transformers itself
 def test_remote_code_stays_off(hf, converter, tmp_path):
     """A tokenizer that names code of its own is not run, although the converter asks for it."""
+    home = converter("import transformers; transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)")
+    (home / "transformers.py").unlink()
     (hf / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}))
     (hf / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
-    converter("import transformers; transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)")
     with pytest.raises(ModelFileError, match="could not be converted"):
         convert(hf, tmp_path / "out.gguf", Silent())
     assert not (tmp_path / "ran").exists()
