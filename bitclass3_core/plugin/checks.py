@@ -100,9 +100,9 @@ def check_types(answer: Allocation, model: Model, quantizable: frozenset[str], p
             raise ContractError(f"plugin {plugin!r} gave {name} {q}, which its rows of {model.tensors[name].n_in} cannot hold")
 
 
-def check_kept(answer: Allocation, model: Model, n_bytes: int, budget_bytes: int, limits: Limits, plugin: str) -> None:
+def check_kept(answer: Allocation, model: Model, n_bytes: int, budget_bytes: int | None, limits: Limits, plugin: str) -> None:
     """``n_bytes`` (computed by the core) are within the budget, and the limits are kept."""
-    if n_bytes > budget_bytes:
+    if budget_bytes is not None and n_bytes > budget_bytes:
         raise ContractError(f"plugin {plugin!r} answered {n_bytes:,} bytes, the budget is {budget_bytes:,}")
     if broken := limits.broken_by(model, answer.qtypes):
         raise ContractError(f"plugin {plugin!r} {broken}; name another solver")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from bitclass3_core.errors import Bitclass3Error, ConfigError
 from bitclass3_core.files import write_json
@@ -15,7 +15,7 @@ from bitclass3_core.run_config import FIXED_BUDGET, LEVEL_BUDGET, BudgetSection,
 from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 
-KEEP: tuple[str, ...] = get_args(Keep)
+KEEP: tuple[Keep, ...] = ("shipped", "all", "none", "stock")
 
 
 def parse_levels(text: str, config: RunConfig) -> dict[str, RunConfig]:

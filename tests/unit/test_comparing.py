@@ -9,7 +9,8 @@ import pytest
 from command import Done, bitclass3
 from gguf_files import METADATA, TENSORS, heavy_tailed, write_gguf, write_split
 
-from bitclass3_core.compare.comparison import check_comparable, load_comparison, on_front, type_differences, unique_names
+from bitclass3_core.compare.comparison import load_comparison, on_front, type_differences
+from bitclass3_core.compare.files import check_comparable, unique_names
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.gguf.model import GgufModel

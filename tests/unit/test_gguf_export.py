@@ -13,6 +13,8 @@ from bitclass3_core.errors import Bitclass3Error, ModelFileError
 from bitclass3_core.gguf.kernels import quantize
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import file_bytes
+from bitclass3_core.model import TensorInfo
+from bitclass3_core.options import Demands, Work
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
@@ -98,8 +100,9 @@ def test_room_is_checked_first(model, tmp_path, monkeypatch):
 
 
 def test_demands_of_each_way_to_round() -> None:
-    assert bitclass3_gguf.Options().demands(1000) == (0, 0)
-    operations, n_bytes = bitclass3_gguf.Options(rounding="feedback", n_tokens=100, memory_gib=1).demands(1000)
-    assert operations == 2.5 * 6 * 100 * 1000
-    assert n_bytes == 2 * 2**30
-    assert bitclass3_gguf.Options(tuning_steps=10, n_ctx=64).demands(1000) == (8 * 640 * 1000, 8000)
+    work, in_torch = Work({"w": TensorInfo("w", (10, 100), "BF16")}), 6 * 1000
+    assert bitclass3_gguf.Options().demands(work) == Demands()
+    feedback = bitclass3_gguf.Options(rounding="feedback", n_tokens=100, memory_gib=1).demands(work)
+    assert feedback == Demands(2.5 * 6 * 100 * 1000, n_bytes=2 * 2**30 + in_torch)
+    tuned = bitclass3_gguf.Options(tuning_steps=10, n_ctx=64).demands(work)
+    assert tuned == Demands(8 * 640 * 1000, n_bytes=8000 + in_torch)

@@ -13,11 +13,6 @@ import bitclass3_core
 CORE = Path(bitclass3_core.__file__).parent
 ROOMS = {path.stem for path in CORE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 OF_THE_COMMAND_LINE = {"cli", "runs", "release", "compare", "toolchain", "errors", "progress", "results", "files"}
-# modules of cli/ that still compute, and the rooms that they need for it
-EXCEPTIONS: dict[str, set[str]] = {
-    "compare.py": {"corpus", "costs", "evaluation", "gguf", "layout", "model", "plugin", "run_config", "sensitivity", "sources"},
-    "run.py": {"run_config"},
-}
 
 
 def nodes(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
@@ -58,7 +53,7 @@ def graph() -> dict[str, set[str]]:
 def test_the_command_line_holds_no_logic() -> None:
     found = {path.name: rooms(path.read_text(encoding="utf-8"), package_of(path), lazy=True) for path in CORE.glob("cli/*.py")}
     others = {name: there - OF_THE_COMMAND_LINE for name, there in found.items()}
-    assert {name: there for name, there in others.items() if there} == EXCEPTIONS
+    assert {name: there for name, there in others.items() if there} == {}
 
 
 def test_no_import_between_rooms_runs_back() -> None:

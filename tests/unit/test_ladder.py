@@ -18,6 +18,7 @@ from bitclass3_core.qtypes import qtype
 from bitclass3_core.release.ladder import Ladder, exit_code, parse_levels
 from bitclass3_core.release.plan import plan_of
 from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 
 LEVELS = "Q8_0,6.0,Q3_K_S,170KB"
@@ -337,7 +338,7 @@ def test_target_beside_levels_and_unknown_keep(make):
 def test_run_with_selection_keeps_the_stock_mix_beside_it(gguf, evaluator, tmp_path):
     out = tmp_path / "out"
     config = load_config(flags=flags_of(gguf, out), plugins=["uniform", str(evaluator)], settings=["budget.target_bpw=4.8"])
-    pipeline = Pipeline(config, Silent(), "bitclass3 run")
+    pipeline = Pipeline(config, Context.of(config, Silent(), "bitclass3 run"))
     pipeline.run()
     assert len(ggufs(out)) == 2
     assert "Each file was chosen by measured mean KLD" in (out / "README.md").read_text()

@@ -1,5 +1,6 @@
 """A ladder's plan on the shapes of published models, with costs that are made up: every budget met to the byte."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,27 @@ from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.release.ladder import Ladder
 from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.estimate import Estimate
+from bitclass3_core.runs.inputs import Inputs
+from bitclass3_core.runs.solution import Solution
 
 LEVELS = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_S"
 
 
-def ladder_of(model: Any, scores: dict[str, float], levels: str, out: Path) -> Ladder:
-    """A ladder whose source, sensitivity and costs are given."""
-    quantizable = quantizable_tensors(model)
-    config = load_config(flags={("out",): out}, plugins=["uniform"])
-    ladder = Ladder(config, levels, "shipped", Silent(), "test")
-    ladder.base.__dict__ |= {
-        "model": model,
-        "source": "source",
-        "architecture": Architecture("test", quantizable, fragile_floors(model, quantizable)),
-        "sensitivity": sensitivity_of(scores),
-        "measured": synthetic_costs(model, quantizable),
-    }
-    ladder.base.stages.use_architecture("generic")
+@pytest.fixture
+def ladder_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Any, dict[str, float], str], Ladder]:
+    """Makes a ladder whose source, sensitivity and costs are given."""
+
+    def ladder(model: Any, scores: dict[str, float], levels: str) -> Ladder:
+        quantizable = quantizable_tensors(model)
+        monkeypatch.setattr(Inputs, "model", model)
+        monkeypatch.setattr(Inputs, "source", "source")
+        monkeypatch.setattr(Inputs, "architecture", Architecture("test", quantizable, fragile_floors(model, quantizable)))
+        monkeypatch.setattr(Solution, "estimate", Estimate(sensitivity_of(scores), "sha256"))
+        monkeypatch.setattr(Solution, "measured", synthetic_costs(model, quantizable))
+        config = load_config(flags={("out",): tmp_path / "out"}, plugins=["uniform"])
+        return Ladder(config, levels, "shipped", Silent(), "test")
+
     return ladder
 
 
@@ -51,8 +56,8 @@ def smallest_step(model: Any, qtypes: dict[str, str], costs: Any) -> int:
     ],
     ids=["Qwen3.5-9B", "30B-A3B"],
 )
-def test_every_level_is_within_its_budget_and_fills_it(model, scores, tmp_path):
-    ladder = ladder_of(model, scores(model), LEVELS, tmp_path / "out")
+def test_every_level_is_within_its_budget_and_fills_it(model, scores, ladder_of):
+    ladder = ladder_of(model, scores(model), LEVELS)
     costs, predicted = ladder.base.costs, []
     for config in ladder.configs.values():
         pipeline = ladder.base.sibling(config)
@@ -67,9 +72,9 @@ def test_every_level_is_within_its_budget_and_fills_it(model, scores, tmp_path):
     assert predicted == sorted(predicted), "a smaller file costs more"
 
 
-def test_sizes_are_met_to_the_byte_metadata_included(tmp_path):
+def test_sizes_are_met_to_the_byte_metadata_included(ladder_of, tmp_path):
     model = qwen35_9b()
-    ladder = ladder_of(model, findings_scores(model), "5.5GB,4.5,4.25bpw", tmp_path / "out")
+    ladder = ladder_of(model, findings_scores(model), "5.5GB,4.5,4.25bpw")
     asked = {"5.5GB": 5_500_000_000}
     for name, config in ladder.configs.items():
         pipeline = ladder.base.sibling(config)

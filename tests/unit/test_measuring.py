@@ -9,6 +9,7 @@ from bitclass3_core.costs import Cost, CostStore, CostTable
 from bitclass3_core.errors import ContractError
 from bitclass3_core.machine import default_threads
 from bitclass3_core.model import OneTensor, TensorInfo
+from bitclass3_core.plugin.stage_table import STAGE_TABLE
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import menu
 from bitclass3_core.runs.measure import CostJob
@@ -40,9 +41,20 @@ def store(tmp_path):
     return CostStore(tmp_path / "costs.sqlite")
 
 
+def checked(hook):
+    """The hook as the core calls it: every answer is checked."""
+
+    def call(model, qtypes):
+        table = hook(model, qtypes)
+        STAGE_TABLE["measure"].check(table, {"model": model, "qtypes": qtypes}, "mine")
+        return table
+
+    return call
+
+
 def measure(hook, store, qtypes=MENU, fingerprint="f", pins=None, quantizable=QUANTIZABLE, progress=None):
     job = CostJob(MODEL, wanted_cells(MODEL, quantizable, qtypes, Limits(pins=pins or {})), store, fingerprint)
-    job.measure(hook, "mine", 1, progress or Silent())
+    job.measure(checked(hook), 1, progress or Silent())
     return job.table(in_nats=True)
 
 
