@@ -11,8 +11,9 @@ Bitclass3Error            one line on the terminal, exit 1
 └─ ToolchainError         llama.cpp is missing or failed
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class Bitclass3Error(Exception):
@@ -74,3 +75,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name.lower(), lowered, n=1)
     suggestion = f"; did you mean {lowered[close[0]]!r}?" if close else ";"
     return f"{suggestion} known: {', '.join(names) or 'none'}"
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """The words of one of pydantic's errors, as a part of a line: lower case, without what it puts before a validator's own words."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

@@ -18,7 +18,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from bitclass3_core import hookspecs
-from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean
+from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean, message_of
 from bitclass3_core.options import efforts_of
 from bitclass3_core.plugin.answers_version import answers_version
 from bitclass3_core.plugin.at_work import working
@@ -184,8 +184,7 @@ def _as_config_error(error: ValidationError, plugin: Plugin, options: type[BaseM
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"plugin {plugin.name!r} has no option {key!r}{did_you_mean(key, options.model_fields)}")
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = message_of(first)
     if not key:  # a rule over several options
         return ConfigError(f"options of plugin {plugin.name!r}: {message}")
     return ConfigError(f"option {key!r} of plugin {plugin.name!r}: {message}, got {first.get('input')!r}")

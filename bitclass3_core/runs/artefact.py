@@ -8,28 +8,19 @@ level, another candidate, another run of the folder. What is asked with other pa
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bitclass3_core.files import digest_of
+from bitclass3_core.runs.folder import RunFolder
 
 T = TypeVar("T")
-
-
-class Ledger(Protocol):
-    """What notes for each artefact of a folder which parts it was made from."""
-
-    def reason(self, artefact: str, file: Path, parts: Mapping[str, Any]) -> str | None:
-        """Why an artefact must be made (again); None if it can be used as it is."""
-
-    def record(self, artefact: str, file: Path, parts: Mapping[str, Any], files: list[Path] | None = None) -> None:
-        """Note that an artefact is complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact(Generic[T]):
     """A result in a file.
 
-    With a ``ledger`` the parts stand there, under ``name``. Without one the file's own name holds the fingerprint: then the file is good
+    In a ``folder`` of a run the parts are noted under ``name``. Elsewhere the file's own name holds the fingerprint: then the file is good
     if it is there. ``load`` answers None for a file that cannot be used.
     """
 
@@ -38,12 +29,12 @@ class Artefact(Generic[T]):
     parts: Mapping[str, Any]
     save: Callable[[T, Path], object]
     load: Callable[[Path], T | None]
-    ledger: Ledger | None = None
+    folder: RunFolder | None = None
 
     def why(self) -> str | None:
         """Why it must be made: ``"not there"``, what changed; None if the file is good."""
-        if self.ledger is not None:
-            return self.ledger.reason(self.name, self.path, self.parts)
+        if self.folder is not None:
+            return self.folder.reason(self.name, self.path, self.parts)
         return None if self.path.is_file() else "not there"
 
     def kept(self) -> T | None:
@@ -53,8 +44,8 @@ class Artefact(Generic[T]):
     def put(self, value: T) -> T:
         """Save a result that was just made, and note its parts."""
         self.save(value, self.path)
-        if self.ledger is not None:
-            self.ledger.record(self.name, self.path, self.parts)
+        if self.folder is not None:
+            self.folder.record(self.name, self.path, self.parts)
         return value
 
     def get(self, make: Callable[[str], T]) -> T:

@@ -21,6 +21,7 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.results import Candidate
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.runs.estimate import Estimate
+from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.inputs import Inputs
 
 TEST, SELECTION = "evaluation", "selection"  # the text on which a candidate is measured, and the folder of what came out
@@ -222,7 +223,9 @@ def differences(ours: str, evaluations: Mapping[str, Evaluation]) -> dict[str, t
     return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
-def evaluation_artefact(name: str, path: Path, parts: Mapping[str, Any], folder: Any, part: str = TEST) -> Artefact[Evaluation]:
+def evaluation_artefact(
+    name: str, path: Path, parts: Mapping[str, Any], folder: RunFolder, part: str = TEST
+) -> Artefact[Evaluation]:
     """The figures of a file in a folder that notes what they were made from."""
     return Artefact(f"{part} {name}", path, parts, save_evaluation, load_evaluation, folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 import tomli
 from pydantic import ValidationError
 
-from bitclass3_core.errors import ConfigError, did_you_mean
+from bitclass3_core.errors import ConfigError, did_you_mean, message_of
 from bitclass3_core.plugin.manager import Plugin, load_plugin
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
 from bitclass3_core.qtypes import WRITABLE_QTYPES
@@ -131,8 +131,14 @@ def _default_plugins(values: dict[str, Any]) -> None:
             values[name].setdefault("plugin", LEVEL_BUDGET if by_level else default)
 
 
-def _as_config_error(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+def _checked(values: dict[str, Any]) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _as_config_error(error.errors()[0]) from None
+
+
+def _as_config_error(first: Mapping[str, Any]) -> ConfigError:
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -140,10 +146,8 @@ def _as_config_error(error: ValidationError) -> ConfigError:
         for part in path[:-1]:
             section = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else section
         return ConfigError(f"unknown key {key!r}{did_you_mean(path[-1], section.model_fields)}")
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     given = first.get("input")
-    return ConfigError(f"key {key!r}: {message}" + ("" if isinstance(given, dict) else f", got {given!r}"))
+    return ConfigError(f"key {key!r}: {message_of(first)}" + ("" if isinstance(given, dict) else f", got {given!r}"))
 
 
 def load_config(
@@ -167,10 +171,7 @@ def load_config(
         put(values, path, value)
     _move_budget_keys(values)
     _default_plugins(values)
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise _as_config_error(error) from None
+    return _checked(values)
 
 
 def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
@@ -178,7 +179,4 @@ def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     values = config.model_dump()
     for text in settings:
         put(values, *parse_setting(text))
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise _as_config_error(error) from None
+    return _checked(values)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from bitclass3_core.constraints.limits import Limits
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import Bitclass3Error
@@ -12,7 +11,6 @@ from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget, data_bytes
-from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Architecture
 from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.problem import Allocation, Problem
@@ -22,7 +20,6 @@ from bitclass3_core.runs.candidates import CandidateFile, differences
 from bitclass3_core.runs.context import Context, use_machine
 from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.inputs import Inputs
-from bitclass3_core.runs.select import Choice
 from bitclass3_core.runs.ship import Shipped, ship, tidy
 from bitclass3_core.runs.solution import Solution
 from bitclass3_core.runs.target_kld import check_asked, find_budget
@@ -76,11 +73,6 @@ class Pipeline:
     def corpus(self) -> Corpus:
         """The text in its parts."""
         return self.inputs.corpus
-
-    @property
-    def limits(self) -> Limits:
-        """The constraints that were asked for, by tensor."""
-        return self.inputs.limits
 
     # estimate, measure, solve
 
@@ -158,11 +150,6 @@ class Pipeline:
         """Our file and the stock mix to compare with."""
         return self.shipped.files
 
-    @property
-    def choice(self) -> Choice:
-        """What ships, and what was measured to choose it."""
-        return self.shipped.choice
-
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """What was measured of every file that was made in this folder and can still be compared."""
@@ -184,7 +171,7 @@ class Pipeline:
     @cached_property
     def result(self) -> Run:
         """Everything, for reports: our file, the stock mix, then earlier targets in the folder."""
-        evaluations, selection = self.evaluations, self.choice.selection
+        evaluations, selection = self.evaluations, self.shipped.choice.selection
         now = [self._candidate(made) for made in self.files]
         names = {candidate.name for candidate in now}
         earlier = [made for made in self.solution.store.earlier() if made.name not in names and made.name in evaluations]
@@ -280,8 +267,3 @@ class Pipeline:
         """Raise the error of the first export or report plugin that the run went on without."""
         for error in self.stages.failed.values():
             raise error
-
-    @property
-    def threads(self) -> int:
-        """Threads of the kernels."""
-        return default_threads(self.config.threads)

@@ -4,6 +4,7 @@ from typing import Any
 
 from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.layout import file_bytes
+from bitclass3_core.machine import default_threads
 from bitclass3_core.model import total_params
 from bitclass3_core.options import Work
 from bitclass3_core.progress import Silent
@@ -23,9 +24,10 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
     header, possible = header_bytes(model), inputs.possible_bytes
     if pipeline.has_known_target:
         pipeline.check_target()
+    threads = default_threads(config.threads)
     n_mixes = config.select.mixes if config.select.enabled else 0
     demands = pipeline.stages.demands(Work(model.tensors, inputs.wanted, n_files=2 + n_mixes))
-    seconds = (demands.core_seconds + demands.operations / _FLOPS_PER_CORE) / pipeline.threads
+    seconds = (demands.core_seconds + demands.operations / _FLOPS_PER_CORE) / threads
     values: dict[str, Any] = {
         "source": str(model.path),
         "architecture": model.arch,
@@ -36,7 +38,7 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "largest_file_bytes": header + possible.largest,
         "constraints": inputs.constraints,
         "costs_to_measure": sum(len(types) for types in inputs.wanted.values()),
-        "threads": pipeline.threads,
+        "threads": threads,
         "memory_bytes": demands.n_bytes,
         "minutes": round(seconds / 60, 1),
         "quantizable": sorted(architecture.quantizable),
