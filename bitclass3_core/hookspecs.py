@@ -33,7 +33,7 @@ Options = Any  # the pydantic class that the plugin's own annotation names
 
 
 @hookspec(firstresult=True)
-def bitclass3_architecture(model: Model) -> Architecture:
+def bitclass3_architecture(model: Model, options: Options) -> Architecture:
     """Names, roles and permutations of a model family: which tensors may be quantized, floors, HF names, row and column orders."""
     raise NotImplementedError
 
