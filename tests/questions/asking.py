@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.model import Model
 from bitclass3_core.plugin.manager import PluginManager, load_plugin, parse_options
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
+from bitclass3_core.testing.samples import write_gguf
 
 Answer = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -54,13 +56,24 @@ def spread(n: int, step: int = 37) -> NDArray[np.float32]:
     return (0.1 + (np.arange(n) * step % 101) / 50).astype(np.float32)
 
 
+def with_experts(folder: Path) -> GgufModel:
+    """A small model with a stack of experts, written into the folder."""
+    shapes = {"token_embd.weight": (32, 256), "blk.0.attn_q.weight": (16, 256), "blk.0.ffn_up_exps.weight": (3, 16, 256)}
+    weights = {
+        name: ((np.arange(prod(shape)) * 7919 % 2003 - 1001) / 5000).astype(np.float32).reshape(shape)
+        for name, shape in shapes.items()
+    }
+    return GgufModel(write_gguf(folder / "experts.gguf", "qwen3moe", weights, {"qwen3moe.block_count": 1}))
+
+
 def made_up(model: Model, out_powers: bool = True) -> Sensitivity:
     """Powers of every quantizable tensor."""
 
     def powers(name: str, step: int) -> TensorSensitivity:
         info = model.tensors[name]
         out = 1e-5 * spread(info.n_rows, step + 2) if out_powers else None
-        return TensorSensitivity(Powers(spread(info.n_in, step), out), activation={"Q8_K": 1e-6, "Q8_0": 2e-6})
+        inputs = spread(info.n_experts * info.n_in, step).reshape(info.n_experts, info.n_in)
+        return TensorSensitivity(Powers(inputs if info.n_experts > 1 else inputs[0], out), activation={"Q8_K": 1e-6, "Q8_0": 2e-6})
 
     tensors = {name: powers(name, 11 + 2 * i) for i, name in enumerate(sorted(quantizable_tensors(model)))}
     return Sensitivity(tensors, "made up", 4096, 512, "made up")

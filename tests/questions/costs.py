@@ -11,7 +11,21 @@ from bitclass3_core.model import Model, OneTensor, TensorInfo
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity, TensorSensitivity
-from questions.asking import LLAMA, ON_CPU, QWEN3, QWEN35, SEED_LLAMA, SEED_QWEN35, Answer, ask, corpus, made_up, model_of, sums
+from questions.asking import (
+    LLAMA,
+    ON_CPU,
+    QWEN3,
+    QWEN35,
+    SEED_LLAMA,
+    SEED_QWEN35,
+    Answer,
+    ask,
+    corpus,
+    made_up,
+    model_of,
+    sums,
+    with_experts,
+)
 
 _ARCHITECTURES = {QWEN35: "qwen35", LLAMA: "llama", QWEN3: "qwen3"}
 _TWO_CHUNKS = {"n_tokens": 64, "n_ctx": 32, **ON_CPU}
@@ -57,14 +71,26 @@ def of_kld_probe(folder: Path) -> Answer:
     return estimated("kld-probe", QWEN3, {"path": imatrix_file(folder, model_of(QWEN3)), **options})
 
 
-def of_costs(values: Mapping[str, Any]) -> Answer:
-    """Costs of tensors of each shape at a type of each kind."""
-    model, types = model_of(QWEN35), tuple(qtype(name) for name in ("Q8_0", "Q6_K", "Q4_K", "IQ4_NL", "IQ3_S", "Q2_K"))
+TYPES = tuple(qtype(name) for name in ("Q8_0", "Q6_K", "Q4_K", "IQ4_NL", "IQ3_S", "Q2_K"))
+
+
+def of_costs(model: Model, names: Sequence[str], values: Mapping[str, Any]) -> Answer:
+    """Costs of these tensors at a type of each kind."""
     costs: Answer = {}
-    for name in ("blk.0.ssm_out.weight", "blk.3.attn_k.weight", "blk.3.ffn_down.weight"):
-        table = ask("weighted-error", "measure", values, model=OneTensor(model, name), sensitivity=made_up(model), qtypes=types)
+    for name in names:
+        table = ask("weighted-error", "measure", values, model=OneTensor(model, name), sensitivity=made_up(model), qtypes=TYPES)
         costs[name] = {q: [cell.cost, cell.se, cell.n_rows] for q, cell in table.costs[name].items()}
     return costs
+
+
+def of_weighted_error(folder: Path) -> Answer:
+    """Whole tensors, sampled ones, and a stack of experts."""
+    names = ("blk.0.ssm_out.weight", "blk.3.attn_k.weight", "blk.3.ffn_down.weight")
+    return {
+        "whole": of_costs(model_of(QWEN35), names, {"rounding": {"blk.3.attn_k.weight": 0.5}, "activations": "gpu"}),
+        "sampled": of_costs(model_of(QWEN35), names, {"min_rows": 16, "whole_weights": 0, "relative_error": 0.3}),
+        "experts": of_costs(with_experts(folder), ["blk.0.ffn_up_exps.weight"], {}),
+    }
 
 
 QUESTIONS: dict[str, Callable[[Path], Answer]] = {
@@ -75,8 +101,5 @@ QUESTIONS: dict[str, Callable[[Path], Answer]] = {
         "not tied": estimated("kl-hessian", QWEN35, {**_ONE_CHUNK, "seed": SEED_QWEN35}),
     },
     "kld-probe": of_kld_probe,
-    "weighted-error": lambda _: {
-        "whole": of_costs({"rounding": {"blk.3.attn_k.weight": 0.5}, "activations": "gpu"}),
-        "sampled": of_costs({"min_rows": 16, "whole_weights": 0, "relative_error": 0.3}),
-    },
+    "weighted-error": of_weighted_error,
 }

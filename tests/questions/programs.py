@@ -12,7 +12,7 @@ from perplexity_bench import CORPUS, N_CHUNKS, Bench
 from perplexity_runs import RECORDED
 
 from bitclass3_core.progress import Silent
-from questions.asking import QWEN3, Answer, ask, corpus, environment, model_of
+from questions.asking import QWEN3, Answer, ask, corpus, environment, model_of, with_experts
 from questions.costs import estimated, imatrix_file, of_sensitivity
 from questions.files import exported, of_evaluation
 
@@ -55,7 +55,14 @@ def of_imatrix(folder: Path) -> Answer:
     }
     with stand_in(folder, "llama-imatrix", _COPIES) as called:
         made = ask("imatrix", "estimate", {"n_tokens": 1024, "n_ctx": 128, "threads": 1, "gpu_layers": 0}, **arguments)
-    return {**answer, "made": of_sensitivity(made, [0]), "called with": called}
+    return {**answer, "made": of_sensitivity(made, [0]), "called with": called, "experts": of_experts(folder)}
+
+
+def of_experts(folder: Path) -> Answer:
+    """A file that counts what reached each expert."""
+    model = with_experts(folder)
+    arguments = {"model": model, "architecture": ask("generic", "architecture", model=model), "corpus": corpus()}
+    return of_sensitivity(ask("imatrix", "estimate", {"path": imatrix_file(folder, model)}, **arguments, progress=Silent()))
 
 
 def of_llama_quantize(folder: Path) -> Answer:
