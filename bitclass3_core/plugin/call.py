@@ -78,8 +78,7 @@ class StagePlugin:
         plugin that is not for the user.
         """
         stage = STAGE_TABLE[self.stage]
-        if _takes_stages(self.stage):
-            arguments = {"stages": OtherStages(self.wrappers), **arguments}
+        arguments = with_stages(self.stage, arguments, self.wrappers)
         answer = self._manager.call(self.stage, self.plugin, self.options, **arguments)
         if not isinstance(answer, stage.answer):
             raise ContractError(
@@ -89,8 +88,10 @@ class StagePlugin:
         return answer
 
 
-def _takes_stages(stage: str) -> bool:
-    return "stages" in inspect.signature(getattr(hookspecs, f"{GROUP}_{stage}")).parameters
+def with_stages(stage: str, arguments: Mapping[str, Any], wrappers: tuple[Plugin, ...] = ()) -> dict[str, Any]:
+    """The arguments of a hook, ``stages`` among them where the hook has it and they do not."""
+    has_it = "stages" in inspect.signature(getattr(hookspecs, f"{GROUP}_{stage}")).parameters
+    return {**({"stages": OtherStages(wrappers)} if has_it else {}), **arguments}
 
 
 def require_stage(plugin: Plugin, stage: str) -> None:

@@ -18,6 +18,7 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.hookspecs import API_VERSION, OLDEST_API
 from bitclass3_core.model import Architecture
+from bitclass3_core.plugin.call import with_stages
 from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, installed, load_plugin, parse_options, plugin_of
 from bitclass3_core.plugin.source_hash import source_hash
 from bitclass3_core.sensitivity import Sensitivity
@@ -94,7 +95,8 @@ class Conformance:
         values = self.options if options is None else options
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            answer = PluginManager([plugin]).call(self.stage, plugin, parse_options(plugin, self.stage, values), **arguments)
+            asked = with_stages(self.stage, arguments)
+            answer = PluginManager([plugin]).call(self.stage, plugin, parse_options(plugin, self.stage, values), **asked)
         printed = [line for line in said.getvalue().splitlines() if line.startswith(f"[{plugin.name}] ")]
         assert not printed, f"the plugin prints to stdout, which belongs to --json ({printed[0]!r}); use progress.say() or logging"
         return answer

@@ -14,6 +14,7 @@ from bitclass3_core.errors import InfeasibleError
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import budget_for_bpw
 from bitclass3_core.model import Architecture, OneTensor
+from bitclass3_core.plugin.call import OtherStages
 from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, plugin_of
 from bitclass3_core.plugin.stage_table import STAGES
 from bitclass3_core.problem import allocation_of
@@ -49,7 +50,11 @@ class WrapperConformance(Conformance):
         evaluate = {"reference": model, "candidates": [], "architecture": architecture, "corpus": corpus, "progress": Recorded()}
         return {
             "architecture": ({"model": model}, architecture),
-            "estimate": ({key: shared[key] for key in ("model", "architecture", "corpus")} | {"progress": Recorded()}, sensitivity),
+            "estimate": (
+                {key: shared[key] for key in ("model", "architecture", "corpus")}
+                | {"progress": Recorded(), "stages": OtherStages()},
+                sensitivity,
+            ),
             "measure": (
                 {"model": OneTensor(model, name), "sensitivity": sensitivity, "qtypes": q},
                 CostTable({name: {"Q4_K": Cost(0.5, 0.0, 64)}}),

@@ -18,7 +18,8 @@ from bitclass3_core.corpus import Corpus, document
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.names import quantizable_tensors
 from bitclass3_core.model import Model
-from bitclass3_core.plugin.manager import PluginManager, load_plugin, parse_options
+from bitclass3_core.plugin.call import StagePlugin
+from bitclass3_core.plugin.manager import load_plugin
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 from bitclass3_core.testing.samples import write_gguf
 
@@ -81,8 +82,7 @@ def made_up(model: Model, out_powers: bool = True) -> Sensitivity:
 
 def ask(plugin: str, stage: str, values: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
     """The plugin's answer, as a run gets it."""
-    loaded = load_plugin(plugin)
-    return PluginManager([loaded]).call(stage, loaded, parse_options(loaded, stage, values or {}), **arguments)
+    return StagePlugin.of(stage, load_plugin(plugin), values or {})(**arguments)
 
 
 @contextmanager
