@@ -10,6 +10,7 @@ AUTO, NONE = "auto", "none"  # no plugin: the architecture by the model, no base
 FALLBACK_ARCHITECTURE = "generic"
 FIXED_BUDGET, LEVEL_BUDGET = "fixed", "bit-classes"
 STOCK_SOLVER = "stock"
+PLOT_REPORT, CARD_REPORT = "plots", "model-card"
 
 # The targets, of which one is given: those of the budget's own section, then options of the plugin ``fixed`` with what goes with them
 OWN_TARGETS = ("level", "target_kld")
@@ -172,7 +173,7 @@ class RunConfig(_Section):
     solve: StageSection = StageSection(plugin="ilp")
     export: StageListSection = StageListSection(plugin=["gguf", "recipe"])
     evaluate: StageSection = StageSection(plugin="torch")
-    report: StageListSection = StageListSection(plugin=["plots", "explorer", "model-card"])
+    report: StageListSection = StageListSection(plugin=[PLOT_REPORT, "explorer", CARD_REPORT])
     baseline: BaselineSection = BaselineSection()
     select: SelectSection = SelectSection()
     imatrix: StageSection = StageSection(plugin="hessian-diag")
@@ -187,3 +188,6 @@ class RunConfig(_Section):
     keep: Keep = Field(default="stock", description="GGUFs that stay once they are measured: all, stock, shipped or none")
     threads: int = Field(default=0, ge=0, description="threads of the kernels; 0: all cores")
     llama_cpp: Path | None = Field(default=None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
+
+
+COMPARE_REPORT = StageListSection(plugin=[PLOT_REPORT], options={"only": ["size_kld"]})  # of ``compare``, unless others are named

@@ -20,7 +20,7 @@ from bitclass3_core.model import Architecture
 from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.progress import Progress
 from bitclass3_core.results import Run
-from bitclass3_core.run_config import RunConfig, StageListSection
+from bitclass3_core.run_config import COMPARE_REPORT, RunConfig
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.runs.candidates import evaluation_artefact
 from bitclass3_core.runs.context import use_machine
@@ -28,8 +28,6 @@ from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.versions import versions
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.sources.open import open_source, source_fingerprint
-
-_REPORT = StageListSection(plugin=["plots"], options={"only": ["size_kld"]})  # unless the user names others
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def compare(config: RunConfig, files: Sequence[Path], progress: Progress, comman
     """
     use_machine(config)
     if config.report == RunConfig().report:
-        config = config.model_copy(update={"report": _REPORT})
+        config = config.model_copy(update={"report": COMPARE_REPORT})
     with _folder(config.out) as folder, folder.locked():
         compared = Compared.of(config, files, progress)
         compared.stages.place_evaluation(folder.path)

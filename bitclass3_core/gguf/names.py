@@ -83,7 +83,7 @@ def metadata_int(model: Model, key: str, default: int | None = None, block: int 
         value = default
     if value is None:
         raise ModelFileError(
-            f"model {model.name} has no metadata {model.arch}.{key} for block {block}; convert it again, or use the plugin generic"
+            f"model {model.name} has no metadata {model.arch}.{key} for block {block}; convert it again, or name another architecture plugin"
         )
     return int(value)
 

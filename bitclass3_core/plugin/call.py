@@ -4,7 +4,6 @@ import inspect
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,24 @@ from bitclass3_core.plugin.manager import GROUP, Plugin, PluginManager, load_plu
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StagePlugin:
     """A plugin at a stage with its options, inside the wrappers that go around every stage of a run."""
 
     stage: str
     plugin: Plugin
-    options: BaseModel | None = None
-    wrappers: tuple[Plugin, ...] = ()
+    options: BaseModel | None
+    wrappers: tuple[Plugin, ...]
+    manager: PluginManager
 
     @classmethod
     def of(
         cls, stage: str, plugin: Plugin, values: Mapping[str, Any], effort: str = "fast", wrappers: Iterable[Plugin] = ()
     ) -> "StagePlugin":
-        """Raises PluginError for a plugin that does not do the stage, ConfigError for options that it does not have."""
+        """Raises PluginError for a plugin that does not do the stage or does not fit its hook, ConfigError for options that it does not have."""
         require_stage(plugin, stage)
-        return cls(stage, plugin, parse_options(plugin, stage, values, effort), tuple(wrappers))
-
-    @cached_property
-    def _manager(self) -> PluginManager:
-        return PluginManager([*self.wrappers, self.plugin])
-
-    def check_fit(self) -> None:
-        """Raise PluginError if the plugin or a wrapper does not fit its hook."""
-        _ = self._manager
+        around = tuple(wrappers)
+        return cls(stage, plugin, parse_options(plugin, stage, values, effort), around, PluginManager([*around, plugin]))
 
     @property
     def name(self) -> str:
@@ -79,7 +72,7 @@ class StagePlugin:
         """
         stage = STAGE_TABLE[self.stage]
         arguments = with_stages(self.stage, arguments, self.wrappers)
-        answer = self._manager.call(self.stage, self.plugin, self.options, **arguments)
+        answer = self.manager.call(self.stage, self.plugin, self.options, **arguments)
         if not isinstance(answer, stage.answer):
             raise ContractError(
                 f"plugin {self.name!r} answered {type(answer).__name__} to {GROUP}_{self.stage}, expected {stage.answer.__name__}"

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,6 @@ class StageRunner:
     def measure_hook(self, sensitivity: Sensitivity) -> Callable[[Model, tuple[QType, ...]], CostTable]:
         """The measure hook with sensitivity and options filled in, to be called from several threads."""
         plugin = self.plugin("measure")
-        plugin.check_fit()  # what it needs is made here, not in several threads at once
 
         def measure(model: Model, qtypes: tuple[QType, ...]) -> CostTable:
             table: CostTable = self._call(plugin, model=model, sensitivity=sensitivity, qtypes=qtypes)
@@ -261,8 +261,7 @@ class StageRunner:
     def place_evaluation(self, folder: Path) -> None:
         """Let the evaluator put large temporary files into ``folder``, not beside files that are not the run's."""
         plugin = self.plugin("evaluate")
-        placed = StagePlugin("evaluate", plugin.plugin, placed_in(plugin.options, folder), plugin.wrappers)
-        self._ready["evaluate", self._config.evaluate.plugin] = placed
+        self._ready["evaluate", self._config.evaluate.plugin] = replace(plugin, options=placed_in(plugin.options, folder))
 
     def report(self, name: str, run: Run, out: Path) -> list[Path]:
         """Files of one report plugin."""

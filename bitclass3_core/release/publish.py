@@ -12,6 +12,7 @@ from bitclass3_core.errors import Bitclass3Error, ConfigError, ModelFileError, T
 from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf.model import split_files
 from bitclass3_core.progress import Progress
+from bitclass3_core.run_config import CARD_REPORT
 from bitclass3_core.runs.folder import RunFolder
 
 CARD = "README.md"
@@ -103,19 +104,19 @@ def _check_repo(name: str) -> None:
 def _card(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """(the front matter, what the hub would refuse or miss in it)."""
     if not path.is_file():
-        return {}, (f"there is no {CARD}; run the report stage with the plugin model-card",)
+        return {}, (f"there is no {CARD}; run the report stage with the plugin {CARD_REPORT}",)
     match = _FRONT_MATTER.match(path.read_text(encoding="utf-8"))
     try:
         values = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError as error:
         return {}, (f"the front matter of {CARD} is no valid YAML ({' '.join(str(error).split())[:120]})",)
     if not isinstance(values, dict):
-        return {}, (f"{CARD} has no front matter; write the card again with the plugin model-card",)
+        return {}, (f"{CARD} has no front matter; write the card again with the plugin {CARD_REPORT}",)
     problems = []
     if not isinstance(values.get("license"), str):
         problems.append(
             f"{CARD} names no license, as the source names none; find out under which one you may publish, "
-            "then run again with --set report.options.model-card.license=ID"
+            f"then run again with --set report.options.{CARD_REPORT}.license=ID"
         )
     if not (isinstance(values.get("tags"), list) and all(isinstance(tag, str) for tag in values["tags"])):
         problems.append(f"tags in {CARD} are no list of words")

@@ -52,8 +52,10 @@ def _kernels() -> Check:
 
 def _torch() -> Check:
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
-        lost = "no kl-hessian, hessian-diag or torch evaluation"
-        return Check("torch", False, f"not installed: {lost}; pip install 'bitclass3[torch]'; --plugin imatrix works without")
+        lost = "no sensitivity in nats and no evaluation by torch"
+        return Check(
+            "torch", False, f"not installed: {lost}; pip install 'bitclass3[torch]'; plugins that run llama.cpp work without"
+        )
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -62,6 +64,6 @@ def _torch() -> Check:
 
 def _program(name: str, found: Program | ToolchainError) -> Check:
     if isinstance(found, ToolchainError):
-        return Check(name, False, f"{found}; not needed: the exporter gguf and the evaluator torch work without")
+        return Check(name, False, f"{found}; not needed: the default exporter and evaluator work without")
     version = f", {found.version}" if found.version else ""
     return Check(name, True, f"{found.path} ({found.origin}{version})")
