@@ -4,7 +4,7 @@ A plugin's options class may be any pydantic class; one that has something to te
 the same names, by inheriting from it or by itself. Where it does not, the values here count.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,8 +80,17 @@ def levels_of(options: BaseModel | None) -> Collection[str]:
 
 
 def demands_of(options: BaseModel | None, work: Work) -> Demands:
-    """What a plugin with these options says that ``work`` takes; nothing where it says nothing."""
-    return options.demands(work) if isinstance(options, PluginOptions) else Demands()
+    """What a plugin with these options says that ``work`` takes; nothing where it says nothing.
+
+    Of plugin API 1 is also a method ``demands(n_params)`` of any class, which answers operations and bytes.
+    """
+    if isinstance(options, PluginOptions):
+        return options.demands(work)
+    says: Callable[[int], tuple[float, int]] | None = getattr(options, "demands", None)
+    if says is None:
+        return Demands()
+    operations, n_bytes = says(work.n_params)
+    return Demands(operations, n_bytes=n_bytes)
 
 
 def baseline_options(options: type[BaseModel] | None, ftype: str | None) -> dict[str, Any]:
