@@ -17,7 +17,7 @@ def recipe(
     out: Annotated[Path | None, typer.Option("--out", help="file to write; default: stdout")] = None,
 ) -> None:
     """Print the types of a GGUF's tensors, anyone's, as a recipe for llama-quantize --tensor-type-file."""
-    from bitclass3_core.compare.recipe import recipe_text, types_of
+    from bitclass3_core.compare.files import recipe_text, types_of
     from bitclass3_core.files import write_text
 
     types = types_of(file)

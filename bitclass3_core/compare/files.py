@@ -1,12 +1,13 @@
 """Anyone's GGUFs: opened, named, and held against each other: only files of one model can be compared."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bitclass3_core.errors import ConfigError, ModelFileError
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.names import allows_quantization
+from bitclass3_core.gguf.recipe import recipe_lines, types_in_gguf
 from bitclass3_core.model import Model
 
 _TOKENS = "tokenizer.ggml.tokens"
@@ -77,3 +78,21 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return [
         f"{path.resolve().parent.name}/{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
     ]
+
+
+def types_of(file: Path) -> dict[str, str]:
+    """Types by tensor name of those tensors that llama-quantize chooses a type for; the others keep their source's type anyway.
+
+    Raises ModelFileError for a file that is not there or has no such tensor.
+    """
+    if not file.is_file():
+        raise ModelFileError(f"{file} does not exist; give a GGUF, or any file of a split one")
+    qtypes = types_in_gguf(file)
+    if not qtypes:
+        raise ModelFileError(f"{file} has no tensor that llama-quantize would choose a type for; give the GGUF of a language model")
+    return dict(sorted(qtypes.items()))
+
+
+def recipe_text(types: Mapping[str, str]) -> str:
+    """The types as lines of llama-quantize's ``--tensor-type-file``."""
+    return "\n".join(recipe_lines(types))

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bitclass3_core.evaluation import Evaluation, paired_difference
-from bitclass3_core.results import Candidate, Level, Run
+from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.results import Level, Run
+from bitclass3_core.runs.candidates import differences
 
 PPL_WITHIN = 0.01  # of the source's: the smallest file that keeps so close is the one to recommend
 
@@ -49,17 +50,10 @@ def release(levels: Sequence[Level], runs: Mapping[str, Run], command: str, timi
         candidates=candidates,
         command=command,
         timings=dict(timings),
-        differences=_differences(best.candidate, candidates[1:]),
+        differences=differences(best.candidate.name, {c.name: c.evaluation for c in candidates if c.evaluation}),
         selections=selections,
         levels=tuple(levels),
     )
-
-
-def _differences(ours: Candidate, others: Sequence[Candidate]) -> dict[str, tuple[float, float]]:
-    pairs = {
-        other.name: paired_difference(ours.evaluation, other.evaluation) for other in others if ours.evaluation and other.evaluation
-    }
-    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def level_json(level: Level, selections: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,29 +10,9 @@ from bitclass3_core import __version__
 from bitclass3_core.errors import Bitclass3Error, ConfigError, did_you_mean
 from bitclass3_core.hookspecs import API_VERSION
 from bitclass3_core.plugin.manager import installed
-from bitclass3_core.plugin.stage_table import STAGES
+from bitclass3_core.plugin.stage_table import STAGE_TABLE
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_TITLES = {
-    "architecture": "An architecture",
-    "estimate": "A sensitivity estimator",
-    "measure": "An error metric",
-    "budget": "A budget",
-    "solve": "A solver",
-    "export": "An exporter",
-    "evaluate": "An evaluator",
-    "report": "A report",
-}
-_SUITES = {
-    "architecture": "ArchitectureConformance",
-    "estimate": "EstimatorConformance",
-    "measure": "MetricConformance",
-    "budget": "BudgetConformance",
-    "solve": "SolverConformance",
-    "export": "ExporterConformance",
-    "evaluate": "EvaluatorConformance",
-    "report": "ReportConformance",
-}
 # What the template's plugin is and is not meant to do, as switches of its suite.
 _SWITCHES = {
     "budget": '    options = {"share": 0.3}  # noqa: RUF012\n    larger = {"share": 0.4}  # noqa: RUF012\n',
@@ -44,8 +24,8 @@ _SWITCHES = {
 
 def write_package(name: str, stage: str, out: Path) -> Path:
     """The folder of the new package. Raises ConfigError for a name or stage that cannot be, Bitclass3Error where the folder exists."""
-    if stage not in STAGES:
-        raise ConfigError(f"unknown stage {stage!r}{did_you_mean(stage, STAGES)}")
+    if stage not in STAGE_TABLE:
+        raise ConfigError(f"unknown stage {stage!r}{did_you_mean(stage, STAGE_TABLE)}")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"plugin name {name!r} is not understood; use small letters, digits and single dashes, like my-{stage}r")
     module = name.replace("-", "_")
@@ -62,8 +42,8 @@ def write_package(name: str, stage: str, out: Path) -> Path:
         "name": name,
         "module": module,
         "stage": stage,
-        "title": f"{_TITLES[stage]} {name!r}".replace("'", ""),
-        "suite": _SUITES[stage],
+        "title": f"{STAGE_TABLE[stage].title} {name}",
+        "suite": STAGE_TABLE[stage].suite,
         "class": "".join(part.capitalize() for part in name.split("-")),
         "body": _SWITCHES.get(stage, ""),
         "api": str(API_VERSION),
