@@ -12,7 +12,7 @@ from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
 from bitclass3_core.model import Architecture, Model, TensorInfo, padded
 from bitclass3_core.problem import Choice, Group, Problem, undominated
-from bitclass3_core.qtypes import QType, menu, qtype
+from bitclass3_core.qtypes import QType, qtype
 
 
 def _possible(info: TensorInfo, measured: Collection[str], floor: float, pin: str | None, failed: Collection[str]) -> list[str]:
@@ -48,12 +48,6 @@ def _shared(
             f"{listed} share a type, and no type is possible for all of them; loosen the group, or add types to the menu"
         )
     return shared
-
-
-def larger_type(info: TensorInfo, failed: str) -> str:
-    """The next larger type that a tensor's rows accept; its source type if there is none."""
-    larger = [q for q in menu("all") if q.bpw > qtype(failed).bpw and info.accepts(q) and q.bpw < qtype(info.dtype).bpw]
-    return min(larger, key=lambda q: q.bpw).name if larger else info.dtype
 
 
 def _choice(model: Model, limits: Limits, costs: CostTable, names: tuple[str, ...], q: str) -> Choice:

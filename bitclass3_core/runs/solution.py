@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from bitclass3_core.constraints.problem import build_problem, check_target, larger_type
+from bitclass3_core.constraints.problem import build_problem, check_target
+from bitclass3_core.constraints.unusable_types import usable_types
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.files import human_bytes, write_json
@@ -17,6 +18,7 @@ from bitclass3_core.runs.artefact import Results
 from bitclass3_core.runs.candidates import CandidateFile, CandidateStore
 from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.estimate import Estimate, estimate, sensitivity_artefact
+from bitclass3_core.runs.file_names import ours_name
 from bitclass3_core.runs.inputs import Inputs
 from bitclass3_core.runs.measure import CostJob, cost_job, costs_path, measured_costs
 
@@ -123,12 +125,10 @@ class Solution:
 
     def usable(self, mix: Allocation) -> Allocation:
         """A mix as it is, but the next larger type where a tensor cannot have its own."""
-        qtypes, failed = dict(mix.qtypes), self.unusable
-        for name, q in mix.qtypes.items():
-            while (name, qtypes[name]) in failed:
-                qtypes[name] = larger_type(self.inputs.model.tensors[name], qtypes[name])
-            if qtypes[name] != q:
-                line = f"{mix.note or mix.solver}: {name} is {qtypes[name]} instead of {q}, which it cannot be"
+        qtypes = usable_types(self.inputs.model, mix.qtypes, self.unusable)
+        for name, q in qtypes.items():
+            if q != mix.qtypes[name]:
+                line = f"{mix.note or mix.solver}: {name} is {q} instead of {mix.qtypes[name]}, which it cannot be"
                 self.inputs.context.warn(line)
         return replace(mix, qtypes=qtypes)
 
@@ -140,7 +140,7 @@ class Solution:
     def planned(self, ending: str, kind: str) -> CandidateFile:
         """The allocation's file, still to be written: ``MODEL-4.80bpw`` and the ending."""
         model = self.inputs.model
-        return CandidateFile.planned(f"{model.name}-{self.budget.label}{ending}", kind, self.allocation, model)
+        return CandidateFile.planned(ours_name(model, self.budget.label, ending), kind, self.allocation, model)
 
     @cached_property
     def store(self) -> CandidateStore:
