@@ -20,6 +20,7 @@ from bitclass3_core.layout import bpw
 from bitclass3_core.progress import Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.runs.config_file import load_config
+from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import run_program
@@ -47,7 +48,8 @@ def chain(tiny: Callable[[str], Path], llama_cpp: Path, tmp_path_factory: pytest
                 ("baseline", "plugin"): "none",
                 ("export", "options", "llama_cpp"): llama_cpp,
             }
-            made[name] = Pipeline(load_config(flags=flags, plugins=["uniform", "llama-quantize"]), Silent(), "test")
+            config = load_config(flags=flags, plugins=["uniform", "llama-quantize"])
+            made[name] = Pipeline(config, Context.of(config, Silent(), "test"))
         return made[name]
 
     return run

@@ -13,6 +13,7 @@ from spy_plugin import write_wrapper
 import bitclass3_core
 from bitclass3_core.at_work import working
 from bitclass3_core.corpus import Corpus, read_documents
+from bitclass3_core.errors import ConfigError
 from bitclass3_core.sensitivity import Sensitivity
 
 SHAPES = {
@@ -90,7 +91,8 @@ def opened(gguf: Path, tmp_path: Path) -> Callable[..., Any]:
             "budget.options": {"target_bpw": 6.5},
             "out": tmp_path / "out",
         }
-        return bitclass3_core.open_run(settings={**settings, **{key.replace("__", "."): value for key, value in keys.items()}})
+        given = {**settings, **{key.replace("__", "."): value for key, value in keys.items()}}
+        return bitclass3_core.open_run(settings={key: value for key, value in given.items() if value is not None})
 
     return open_run
 
@@ -177,3 +179,25 @@ def test_a_target_that_is_given_replaces_any_target_of_the_file(gguf: Path, tmp_
         run = bitclass3_core.open_run(pipeline, {"budget.target_bpw": 4.8, "model.gguf": gguf, "out": tmp_path / "out"})
         assert run.config.budget.options == {"target_bpw": 4.8}
         assert run.budget.label == "4.80bpw"
+
+
+def test_a_folder_that_is_not_named_is_the_models(
+    opened: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened(out=None).run("estimate")
+    assert (tmp_path / "out" / "model-bf16" / "run.json").is_file()
+
+
+def test_a_target_kld_is_searched_for(opened: Callable[..., Any]) -> None:
+    """The evaluator says 0.01 of every file: then the smallest size is the answer."""
+    run = opened(budget__options={}, budget__target_kld=0.02)
+    run.run("evaluate")
+    types = {name: q for name, q in run.allocation.qtypes.items() if q != "BF16"}
+    assert set(types.values()) == {"Q4_K"}
+    assert run.result.ours.name.endswith("bpw")
+
+
+def test_a_folder_of_llama_cpp_that_is_not_there_is_refused(opened: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"llama\.cpp folder .*gone does not exist; check --llama-cpp"):
+        opened(llama_cpp=tmp_path / "gone").run("estimate")
