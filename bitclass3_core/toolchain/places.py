@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,7 @@ class Toolchain:
 
     def facts(self) -> dict[str, Any]:
         """What ``toolchain.json`` holds: everything but the folder, which may be moved."""
-        names = ("version", "backend", "sha256", "ggml_version", "compiler", "installed_at")
-        return {**{name: getattr(self, name) for name in names}, "programs": list(self.programs)}
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     def file(self, program: str) -> Path | None:
         """The path of a program or of the converter; None if this toolchain lacks it."""
