@@ -152,7 +152,7 @@ def tune_scales(
     ``loaded`` has the source's weights when this begins. ``chunks`` [n_chunks, n_ctx] are at least two; the first are left out to judge by.
     """
     import torch
-    from bitclass3_torch.predictions import divergence, logits, predictions
+    from bitclass3_torch.predictions import divergence, predictions
 
     n_judged = max(1, min(N_JUDGED, len(chunks) // 4))
     progress.begin("tune scales", len(chunks) + n_steps)
@@ -166,7 +166,7 @@ def tune_scales(
 
     def judged() -> float:
         with torch.no_grad():
-            own = [divergence(logits(loaded, chunks[i]), source[i]) for i in range(n_judged)]
+            own = [divergence(loaded.logits(chunks[i]), source[i]) for i in range(n_judged)]
         return float(torch.cat(own).mean())
 
     before = judged()
@@ -178,7 +178,7 @@ def tune_scales(
     try:
         for step in range(n_steps):
             chosen = n_judged + step % (len(chunks) - n_judged)
-            divergence(logits(loaded, chunks[chosen]), source[chosen]).mean().backward()  # type: ignore[no-untyped-call]
+            divergence(loaded.logits(chunks[chosen]), source[chosen]).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
             optimizer.step()
             optimizer.zero_grad()

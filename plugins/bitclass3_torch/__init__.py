@@ -7,7 +7,7 @@
     products            every product with a parameter, seen or with changed inputs
     tokens, loss        chunks of a text, and the loss whose gradients make the Fisher matrix
     statistics          in_power, out_power and in_fisher of every tensor, out of these sums:
-      matrix_powers         of parameters that every token meets
+      dense_powers          of parameters that every token meets
       expert_powers         of stacked experts
       embedding_powers      of looked-up rows
     estimate            a calibration text turned into a sensitivity

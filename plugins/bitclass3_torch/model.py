@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
@@ -32,6 +33,13 @@ class TorchModel:
     def modules(self) -> dict[str, Any]:
         """The module that owns each tensor's parameter, by ggml name."""
         return {name: place.module for name, place in self.places.items()}
+
+    def logits(self, chunk: "NDArray[np.int64]") -> "torch.Tensor":
+        """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
+        import torch
+
+        answer: torch.Tensor = self.net(input_ids=torch.from_numpy(chunk)[None].to(self.device), use_cache=False).logits[0]
+        return answer
 
     def set_weight(self, name: str, values: "FloatArray | torch.Tensor", architecture: Architecture) -> None:
         """Put rows [n_rows, n_in] in the GGUF's order into the model's parameter, in HF's order."""

@@ -109,7 +109,7 @@ def tensor_moments(
             for number, chunk in enumerate(chunks):
                 sums.judging = number >= len(chunks) - n_judged
                 with Products(sums.parameters, sums.product):
-                    logits = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
+                    logits = loaded.logits(chunk)
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
                 progress.advance()
     finally:
@@ -127,6 +127,8 @@ def _begin(rows: "torch.Tensor", sums: MomentSums, is_wanted: bool) -> "torch.Te
 
 
 def _moments_of(name: str, all_sums: MomentSums, loaded: TorchModel, architecture: Architecture) -> TensorMoments | None:
+    import torch
+
     place = loaded.places[name]
     columns, rows = architecture.column_order.get(name), architecture.row_order.get(name)
     if place.parameter.ndim == 3:
@@ -144,8 +146,8 @@ def _moments_of(name: str, all_sums: MomentSums, loaded: TorchModel, architectur
     g = place.output_rows(place.output_rows(g).T)
     judged_x, judged_g = None, None
     if sums.judged:
-        judged_x = _reordered(_joined(sums.judged, 0), columns)
-        judged_g = _reordered(place.output_rows(_joined(sums.judged, 1)), rows)
+        x, of_outputs = (torch.cat(values) for values in zip(*sums.judged, strict=True))
+        judged_x, judged_g = _reordered(x, columns), _reordered(place.output_rows(of_outputs), rows)
     return TensorMoments(a, g if rows is None else g[rows][:, rows], judged_x, judged_g)
 
 
@@ -165,12 +167,6 @@ def _stack_moments(experts: Sequence[MatrixSums]) -> "torch.Tensor | None":
             for total, sums in zip(own, experts, strict=True)
         ]
     )
-
-
-def _joined(pairs: Sequence[tuple["torch.Tensor", "torch.Tensor"]], which: int) -> "torch.Tensor":
-    import torch
-
-    return torch.cat([pair[which] for pair in pairs])
 
 
 def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torch.Tensor":

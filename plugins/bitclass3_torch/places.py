@@ -1,8 +1,7 @@
 """A ggml tensor's place in the HF model: reads and writes its rows, and cuts its powers out of the parameter's."""
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import mul
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +84,7 @@ class TorchPlace:
 
     def _row_scale(self, rows: IndexArray) -> FloatArray:
         """The conversion's factor of each of the rows, [n, 1]."""
-        n_rows = reduce(mul, self.shape[:-1])
+        n_rows = prod(self.shape[:-1])
         scale: FloatArray = np.broadcast_to(np.asarray(self.cut.scale, np.float32), (n_rows,))[rows][:, None]
         return scale
 
@@ -104,9 +103,9 @@ class TorchPlace:
 
     def powers(self, axes: AxisPowers) -> Powers:
         """The tensor's powers, cut out of its parameter's; columns and rows in HF's order."""
-        last, other = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)
-        rows = _cut(other, self.cut, -2)
-        columns = _cut(last, self.cut, -1)
+        columns, rows = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)
+        if rows is not None and self.cut.shape is not None:  # for each matrix of what the parameter is reshaped to
+            rows = rows.reshape(-1, self.cut.shape[-2])
         along_columns = axes.inputs_last
         if self.cut.transposed:
             rows, columns, along_columns = columns, rows, not along_columns
@@ -141,13 +140,6 @@ def _taken(which: Rows, n: int) -> IndexArray:
 
 def _take(vectors: FloatArray | None, which: Rows) -> FloatArray | None:
     return vectors if vectors is None or which is None else vectors[:, which]
-
-
-def _cut(vectors: FloatArray | None, cut: Place, axis: int) -> FloatArray | None:
-    """Vectors [n_stack or 1, n] along an axis of the parameter, for each matrix of what it is reshaped to."""
-    if vectors is None or cut.shape is None or axis == -1:
-        return vectors
-    return vectors.reshape(-1, cut.shape[-2])
 
 
 def _with_inputs_scale(inputs: FloatArray | None, gradients: FloatArray | None, n_in: int) -> tuple[FloatArray | None, FloatArray]:

@@ -29,20 +29,12 @@ class Predictions:
     log_rest: "torch.Tensor"
 
 
-def logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
-    """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
-    import torch
-
-    answer: torch.Tensor = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
-    return answer
-
-
 def predictions(loaded: TorchModel, chunk: NDArray[np.int64]) -> Predictions:
     """What the model predicts for one chunk [n_ctx] with its present weights."""
     import torch
 
     with torch.no_grad():
-        every = logits(loaded, chunk).float().log_softmax(-1)
+        every = loaded.logits(chunk).float().log_softmax(-1)
         log_p, tokens = every.topk(min(N_LIKELIEST, every.shape[-1]), -1)
         return Predictions(tokens.int(), log_p.half(), _log_rest(log_p))
 

@@ -25,7 +25,7 @@ from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
 from bitclass3_torch.activations import RoundingCosts
-from bitclass3_torch.dense_powers import DenseSums
+from bitclass3_torch.dense_powers import TINY, DenseSums
 from bitclass3_torch.embedding_powers import Embedding
 from bitclass3_torch.expert_powers import ENOUGH_TOKENS, RoutedSums
 from bitclass3_torch.loss import sampled_label_loss
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from bitclass3_torch.products import Product
 
 ROUNDING_EVERY = 4  # chunks: one number for each tensor is known well after few, and it costs a product more
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Collector:
@@ -49,14 +48,12 @@ class Collector:
         self._with_gradients = with_gradients
         self._dense, self._routed = DenseSums(with_gradients), RoutedSums(with_gradients)
         self._rounding, self._n_chunks, self._looks_at_rounding = RoundingCosts(), 0, False
-        self._embedding: Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._parameters = {place.key: place.parameter for place in loaded.places.values()}
         table = loaded.places.get(EMBEDDING)
-        if table is not None:
-            self._embedding = Embedding(table.parameter)
+        self._embedding = None if table is None else Embedding(table.parameter)
         module = loaded.net.get_input_embeddings() if table is None else table.module
-        self._handles: list[Any] = [module.register_forward_hook(self._on_lookup)]
+        self._handle: Any = module.register_forward_hook(self._on_lookup)
 
     def _seen(self, product: "Product") -> None:
         if self._looks_at_rounding and product.output.requires_grad:
@@ -78,7 +75,6 @@ class Collector:
 
         from bitclass3_torch.products import Products
 
-        tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
         self._gradient = None
         self._looks_at_rounding = self._with_gradients and self._n_chunks % ROUNDING_EVERY == 0
         if self._looks_at_rounding:
@@ -86,16 +82,15 @@ class Collector:
         self._n_chunks += 1
         with torch.set_grad_enabled(self._with_gradients):
             with Products(self._parameters, self._seen):
-                logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
+                logits = self._loaded.logits(ids)
             if self._with_gradients:
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
         if self._embedding is not None:
             self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
 
     def close(self) -> None:
-        """Remove the hooks from the model."""
-        for handle in self._handles:
-            handle.remove()
+        """Remove the hook from the model."""
+        self._handle.remove()
 
     def _linear(self, name: str, place: TorchPlace, n_tokens: int) -> Powers | None:
         if name == EMBEDDING and self._loaded.head is None:  # a product with that parameter is the GGUF's own output.weight's
@@ -147,7 +142,7 @@ class Collector:
         }
         if name not in gradients:
             return {}
-        share = gradients[name] / max(sum(gradients.values()), _TINY)
+        share = gradients[name] / max(sum(gradients.values()), TINY)
         return {form: cost * share for form, cost in self._rounding.costs(key).items()}
 
 
