@@ -92,8 +92,7 @@ class ArchitectureConformance(Conformance):
 
     def test_every_quantizable_tensor_has_an_hf_name(self, model: GgufModel) -> None:
         """Without it torch cannot find the tensor: neither the KL Hessian nor torch's evaluation would work."""
-        if not self.knows_hf:
-            pytest.skip("knows_hf = False")
+        self._needs("knows_hf")
         answer = self.architecture_of(model)
         nameless = sorted(name for name in answer.quantizable if not answer.hf_stems.get(name) and name not in answer.places)
         assert not nameless, f"{', '.join(nameless[:3])} have no name in HF's model; see naming.hf_stems, or knows_hf = False"

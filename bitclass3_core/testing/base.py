@@ -101,6 +101,11 @@ class Conformance:
         assert not printed, f"the plugin prints to stdout, which belongs to --json ({printed[0]!r}); use progress.say() or logging"
         return answer
 
+    def _needs(self, switch: str) -> None:
+        """Skip the test where the switch is off."""
+        if not getattr(self, switch):
+            pytest.skip(f"{switch} = False")
+
     def test_implements_its_hook(self) -> None:
         """The module has a function of the hook's name, marked with ``hookimpl``, whose arguments the hook has."""
         plugin = self.loaded
