@@ -121,13 +121,14 @@ def round_with_feedback(
     Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.model import load_torch_model
-    from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
     from bitclass3_torch.tokens import token_chunks
 
     wanted = [name for name in _by_depth(model, allocation) if not qtype(allocation.qtypes[name]).is_float]
     if all(kept.has(name) for name in wanted):
         return
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
+    from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
+
     wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
     memory = int(options.memory_gib * 2**30)

@@ -20,7 +20,6 @@ from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.options import Options
 from bitclass3_gguf.plain import quantized_tensor
 from bitclass3_gguf.rounded import RoundedTensors
-from bitclass3_gguf.scale_tuner import N_JUDGED, tune_scales
 
 
 def tuned_in(rounded: RoundedTensors, options: Options) -> RoundedTensors:
@@ -65,6 +64,8 @@ def tune_rounded(
     if all(kept.has(name) for name in qtypes):
         return kept, load_tuning(kept.gain_path("tuning"))
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
+    from bitclass3_gguf.scale_tuner import N_JUDGED, tune_scales
+
     n_tokens = (options.tuning_steps + N_JUDGED) * options.n_ctx
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, n_tokens, options.n_ctx, "calibration", at_most=True)
     if len(chunks) < 2:

@@ -16,7 +16,8 @@
     predictions         the source's likeliest tokens, and the divergence from them
     sums                sums of squares and of products, which the others share
 
-torch is imported inside functions, so that a list of plugins or a help page does without it; only ``products`` imports it at once.
+``estimate``, ``model`` and ``tokens`` import torch and the modules that do inside functions, so that a list of plugins or a help page
+does without it: plugins import those three at once, the others after a model is loaded.
 """
 
 WEIGHT_BYTES = 6  # memory of a weight in torch: float32, and half as much again for what passes through the model

@@ -1,17 +1,12 @@
 """Powers of a matrix that every token meets: means over all tokens of the text."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 
 from bitclass3_core.sensitivity import Powers
 from bitclass3_torch.places import AxisPowers, TorchPlace
+from bitclass3_torch.products import Product
 from bitclass3_torch.sums import Array64, Sums, WeightGradients
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.products import Product
 
 TINY = float(np.finfo(np.float32).tiny)
 MatrixKey = tuple[str, int]  # parameter, and matrix of its stack
@@ -26,14 +21,14 @@ class ProductSums:
         self._gradients = WeightGradients[MatrixKey]()
         self._inputs_last: dict[str, bool] = {}
 
-    def add(self, product: "Product") -> None:
+    def add(self, product: Product) -> None:
         """Add one product: its inputs now, its output's gradient when it is known."""
         key, inputs, of_output = (product.key, product.matrix), product.inputs.detach(), product.of_output
         self._inputs.add(key, inputs)
         self._inputs_last[product.key] = product.inputs_last
         if self._with_gradients and product.output.requires_grad:
 
-            def on_gradient(gradient: "torch.Tensor") -> None:
+            def on_gradient(gradient: torch.Tensor) -> None:
                 self._gradients.add(key, of_output(gradient), inputs)
 
             product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]

@@ -16,17 +16,14 @@ Where experts lie in the HF model is in ``hf_layouts.py``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitclass3_core.model import FloatArray
 from bitclass3_torch.dense_powers import TINY, MatrixKey, ProductSums
 from bitclass3_torch.places import AxisPowers
+from bitclass3_torch.products import Product
 from bitclass3_torch.sums import Array64, energies
-
-if TYPE_CHECKING:
-    from bitclass3_torch.products import Product
 
 ENOUGH_TOKENS = 64
 
@@ -38,7 +35,7 @@ class RoutedSums(ProductSums):
         super().__init__(with_gradients)
         self._n_tokens: dict[MatrixKey, int] = {}
 
-    def add(self, product: "Product") -> None:
+    def add(self, product: Product) -> None:
         """Add one expert's product: its inputs now, its output's gradient when it is known."""
         super().add(product)
         key = product.key, product.matrix

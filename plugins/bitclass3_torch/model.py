@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.sensitivity import Powers
-from bitclass3_torch.parameters import find_places
-from bitclass3_torch.places import TorchPlace
 
 if TYPE_CHECKING:
     import torch
+
+    from bitclass3_torch.places import TorchPlace
 
 EMBEDDING = "token_embd.weight"
 
@@ -26,7 +26,7 @@ class TorchModel:
     net: Any
     tokenizer: Any
     device: "torch.device"
-    places: dict[str, TorchPlace]
+    places: "dict[str, TorchPlace]"
     head: Any | None  # the tied head, whose products count for token_embd.weight
 
     @property
@@ -151,6 +151,8 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     _require_transformers()
     where = pick_device(device)
     net, tokenizer = _load_hf(model, where, pick_dtype(dtype, where))
+    from bitclass3_torch.parameters import find_places
+
     places = find_places(net, model, architecture)
     if not places:
         raise ModelFileError(

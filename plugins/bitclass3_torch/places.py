@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from bitclass3_core.model import FloatArray, IndexArray, Place, Rows
 from bitclass3_core.sensitivity import Powers
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class TorchPlace:
         stacked = self.parameter.ndim == 3 if self.cut.shape is None else len(self.cut.shape) == 3
         return (n_stack, *matrix) if stacked else matrix
 
-    def _stack(self) -> "torch.Tensor":
+    def _stack(self) -> torch.Tensor:
         """The parameter as a view [n_stack or 1, n_rows, n_columns], before rows and columns are taken."""
         values: torch.Tensor = self.parameter.detach()
         if self.cut.shape is not None:
@@ -53,18 +51,14 @@ class TorchPlace:
 
     def read(self, rows: IndexArray) -> FloatArray:
         """Rows [n, n_in] of what is cut out, those of all experts counted one after the other, as the GGUF would hold them."""
-        import torch
-
         stack = self._stack()
         own_rows = _taken(self.cut.rows, stack.shape[1])
         which, row = np.divmod(rows, len(own_rows))
         values: FloatArray = stack[torch.from_numpy(which), torch.from_numpy(own_rows[row])].float().cpu().numpy()
         return values[:, _taken(self.cut.columns, stack.shape[2])] * self._row_scale(rows)
 
-    def write(self, values: "FloatArray | torch.Tensor", first_matrix: int = 0) -> None:
+    def write(self, values: FloatArray | torch.Tensor, first_matrix: int = 0) -> None:
         """Put rows [n, n_in] into the parameter: whole matrices, from ``first_matrix`` of the stack on."""
-        import torch
-
         n_rows = self.shape[-2]
         for number in range(len(values) // n_rows):
             first_row = (first_matrix + number) * n_rows
@@ -74,7 +68,7 @@ class TorchPlace:
             with torch.no_grad():
                 self._put(self._stack()[first_matrix + number], block)
 
-    def _put(self, matrix: "torch.Tensor", block: "torch.Tensor") -> None:
+    def _put(self, matrix: torch.Tensor, block: torch.Tensor) -> None:
         rows, columns = self.cut.rows, self.cut.columns
         block = block.to(matrix.dtype).to(matrix.device)
         if not isinstance(rows, np.ndarray) and not isinstance(columns, np.ndarray):
@@ -88,13 +82,11 @@ class TorchPlace:
         scale: FloatArray = np.broadcast_to(np.asarray(self.cut.scale, np.float32), (n_rows,))[rows][:, None]
         return scale
 
-    def output_rows(self, gradients: "torch.Tensor") -> "torch.Tensor":
+    def output_rows(self, gradients: torch.Tensor) -> torch.Tensor:
         """Gradients [n, n_rows] at the tensor's rows, out of ``gradients`` [n, n_out] at the parameter's outputs.
 
         They are those of the weights as the GGUF has them.
         """
-        import torch
-
         rows = _taken(self.cut.rows, gradients.shape[1])
         taken = gradients[:, torch.from_numpy(rows).to(gradients.device)]
         if _is_one(self.cut.scale):

@@ -16,9 +16,10 @@ whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNo
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture, Model
@@ -31,11 +32,7 @@ from bitclass3_torch.expert_powers import ENOUGH_TOKENS, RoutedSums
 from bitclass3_torch.loss import sampled_label_loss
 from bitclass3_torch.model import EMBEDDING, TorchModel, in_gguf_order
 from bitclass3_torch.places import AxisPowers, TorchPlace
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.products import Product
+from bitclass3_torch.products import Product, Products, eager_experts
 
 ROUNDING_EVERY = 4  # chunks: one number for each tensor is known well after few, and it costs a product more
 
@@ -55,7 +52,7 @@ class Collector:
         module = loaded.net.get_input_embeddings() if table is None else table.module
         self._handle: Any = module.register_forward_hook(self._on_lookup)
 
-    def _seen(self, product: "Product") -> None:
+    def _seen(self, product: Product) -> None:
         if self._looks_at_rounding and product.output.requires_grad:
             self._rounding.add(product)
         (self._routed if self._parameters[product.key].ndim == 3 else self._dense).add(product)
@@ -66,15 +63,11 @@ class Collector:
             output.register_hook(self._keep_gradient)
         return output
 
-    def _keep_gradient(self, gradient: "torch.Tensor") -> None:
+    def _keep_gradient(self, gradient: torch.Tensor) -> None:
         self._gradient = gradient.detach()
 
-    def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
+    def run_chunk(self, ids: NDArray[np.int64], generator: torch.Generator) -> None:
         """Send one chunk [n_ctx] forward, and backward from a label that is sampled at every position."""
-        import torch
-
-        from bitclass3_torch.products import Products
-
         self._gradient = None
         self._looks_at_rounding = self._with_gradients and self._n_chunks % ROUNDING_EVERY == 0
         if self._looks_at_rounding:
@@ -156,10 +149,6 @@ def collect(
     progress: Progress,
 ) -> dict[str, TensorSensitivity]:
     """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]; warns of experts that too few tokens reached."""
-    import torch
-
-    from bitclass3_torch.products import eager_experts
-
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     collector = Collector(loaded, with_gradients)
     progress.begin(f"estimate {model.name}", len(chunks))

@@ -19,8 +19,6 @@ from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.options import Demands, PluginOptions, Work
 from bitclass3_core.progress import Progress
-from bitclass3_torch_evaluator.bench import Bench
-from bitclass3_torch_evaluator.scores import Scores
 
 BITCLASS3_ANSWERS = "15b8a0b4c46d"  # changes when the answers do
 
@@ -76,16 +74,16 @@ def bitclass3_evaluate(
     n_vocab: Any = loaded.net.config.get_text_config().vocab_size
     per_chunk = (options.n_ctx - options.n_ctx // 2) * n_vocab * 4
     group = max(1, (options.logits_mib << 20) // per_chunk)
+    from bitclass3_torch_evaluator.bench import Bench
+
     bench = Bench(loaded, reference, architecture, options.activations, progress)
     progress.begin("evaluate", len(chunks) * (len(candidates) + 1))
-    groups = [bench.scores(candidates, chunks[begin : begin + group]) for begin in range(0, len(chunks), group)]
+    scores = bench.scores(candidates, chunks, group)
     progress.end()
     probed = [bench.tensor_klds(candidate, options.n_probes, chunks[:PROBED_CHUNKS]) for candidate in candidates]
     scored_domains = domains[:, options.n_ctx // 2 + 1 :].reshape(-1)
-    evaluations = []
-    for candidate, parts, klds in zip(candidates, zip(*groups, strict=True), probed, strict=True):
-        s = Scores.joined([chunk for part in parts for chunk in part])
-        stem = candidate.path.stem
-        summary = summarize(stem, s.kld, s.same_top1, s.nll, s.reference_nll, scored_domains, len(chunks), "torch")
-        evaluations.append(replace(summary, tensor_kld=klds))
-    return evaluations
+    summaries = [
+        summarize(c.path.stem, s.kld, s.same_top1, s.nll, s.reference_nll, scored_domains, len(chunks), "torch")
+        for c, s in zip(candidates, scores, strict=True)
+    ]
+    return [replace(summary, tensor_kld=klds) for summary, klds in zip(summaries, probed, strict=True)]

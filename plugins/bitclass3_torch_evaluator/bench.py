@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+import torch
 from bitclass3_torch.activations import rounded_products
 from bitclass3_torch.model import TorchModel
 from numpy.typing import NDArray
@@ -13,9 +14,6 @@ from numpy.typing import NDArray
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_torch_evaluator.scores import Scores, reference_logits, score_chunk
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +31,23 @@ class Bench:
         for name in self.loaded.places if names is None else names:
             self.loaded.load_weight(name, source, self.architecture)
 
-    def scores(self, candidates: Sequence[Model], chunks: NDArray[np.int64]) -> list[list[Scores]]:
-        """The scores of each candidate on each of the chunks [n_chunks, n_ctx], whose reference logits fit into memory together."""
-        self._put(self.reference)
-        expected: list[torch.Tensor] = []
-        for chunk in chunks:
-            expected.append(reference_logits(self.loaded, chunk))
-            self.progress.advance()
+    def scores(self, candidates: Sequence[Model], chunks: NDArray[np.int64], n_at_a_time: int) -> list[Scores]:
+        """The scores of each candidate on ``chunks`` [n_chunks, n_ctx]; reference logits of ``n_at_a_time`` are in memory together."""
         found: list[list[Scores]] = [[] for _ in candidates]
-        for candidate, scores in zip(candidates, found, strict=True):
-            self._put(candidate)
-            with rounded_products(self.loaded, candidate, self.activations):
-                for chunk, logits in zip(chunks, expected, strict=True):
-                    scores.append(score_chunk(self.loaded, chunk, logits))
-                    self.progress.advance()
-        return found
+        for begin in range(0, len(chunks), n_at_a_time):
+            self._put(self.reference)
+            group = chunks[begin : begin + n_at_a_time]
+            expected: list[torch.Tensor] = []
+            for chunk in group:
+                expected.append(reference_logits(self.loaded, chunk))
+                self.progress.advance()
+            for candidate, scores in zip(candidates, found, strict=True):
+                self._put(candidate)
+                with rounded_products(self.loaded, candidate, self.activations):
+                    for chunk, logits in zip(group, expected, strict=True):
+                        scores.append(score_chunk(self.loaded, chunk, logits))
+                        self.progress.advance()
+        return [Scores.joined(scores) for scores in found]
 
     def tensor_klds(self, candidate: Model, n_tensors: int, chunks: NDArray[np.int64]) -> dict[str, float]:
         """Mean KLD over ``chunks`` of single tensors, drawn at random, each put alone from the candidate into the reference.

@@ -5,14 +5,11 @@ The second half of each chunk is scored, as llama-perplexity does: every scored 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from bitclass3_torch.model import TorchModel
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +27,18 @@ class Scores:
         return cls(*(np.concatenate([getattr(chunk, field.name) for chunk in chunks]) for field in fields(cls)))
 
 
-def reference_logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
+def reference_logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> torch.Tensor:
     """Float32 logits [n_scored, n_vocab] on the CPU for the positions that predict the chunk's second half."""
     return _logits(loaded, chunk).cpu()
 
 
-def _logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
-    import torch
-
+def _logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> torch.Tensor:
     with torch.inference_mode():
         return loaded.logits(chunk)[len(chunk) // 2 : -1].float()
 
 
-def score_chunk(loaded: TorchModel, chunk: NDArray[np.int64], reference: "torch.Tensor") -> Scores:
+def score_chunk(loaded: TorchModel, chunk: NDArray[np.int64], reference: torch.Tensor) -> Scores:
     """Scores of the model's present weights against the reference's logits [n_scored, n_vocab]."""
-    import torch
-
     with torch.inference_mode():
         log_q = _logits(loaded, chunk).log_softmax(-1)
         log_p = reference.to(log_q.device).log_softmax(-1)

@@ -9,7 +9,6 @@ from collections import namedtuple
 
 import pytest
 
-from bitclass3_core import files
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.files import atomic_path, digest_of, human_bytes, require_room, sha256_file, write_json, write_text
 
