@@ -167,26 +167,18 @@ def _name_and_version(module: ModuleType) -> tuple[str, str]:
     return names.get(module.__name__, module.__name__), source_hash(module)
 
 
-def _is_fixture(value: object) -> bool:
-    return type(value).__name__ == "FixtureFunctionDefinition" or hasattr(value, "_pytestfixturefunction")
-
-
-def _has_reason(test: object) -> bool:
-    marks = getattr(test, "pytestmark", [])
-    return any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks)
-
-
 def _check_attribute(cls: type, name: str, value: object) -> None:
     suites = [base for base in cls.__mro__[1:] if base.__module__.startswith(_SUITES)]
     switches = {key for suite in suites for key in inspect.get_annotations(suite)} - {"stage"}
     of_suite = next((vars(suite)[name] for suite in suites if name in vars(suite)), None)
+    is_fixture = type(value).__name__ == "FixtureFunctionDefinition" or hasattr(value, "_pytestfixturefunction")
     if name.startswith("test_") and of_suite is not None:
-        if not _has_reason(value):
+        if not any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in getattr(value, "pytestmark", [])):
             raise TypeError(
                 f"{cls.__name__} overrides {name}, a promise that every plugin of its hook makes; if yours cannot keep it, say why: "
                 f"@pytest.mark.xfail(reason='...') above a {name} that calls super().{name}(...)"
             )
-    elif name in switches or name.startswith(("_", "test_")) or _is_fixture(value):
+    elif name in switches or name.startswith(("_", "test_")) or is_fixture:
         return
     elif of_suite is not None:
         raise TypeError(

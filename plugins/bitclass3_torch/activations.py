@@ -9,9 +9,8 @@ makes the steps of its whole block coarse. The KL divergence that follows is, to
 It is computed as that: nothing is taken to be independent.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -67,7 +66,8 @@ class RoundingCosts:
         return {name: 0.5 * total / max(self._n_tokens, 1) for name, total in self._sums.get(key, {}).items()}
 
 
-def rounded_products(loaded: TorchModel, candidate: Model, activations: str) -> AbstractContextManager[Any]:
+@contextmanager
+def rounded_products(loaded: TorchModel, candidate: Model, activations: str) -> Iterator[None]:
     """While open, the inputs of every product are rounded as llama.cpp rounds them for the types of ``candidate``.
 
     ``activations``: ``cpu`` takes the block that belongs to the type, ``gpu`` blocks of 32 for every type, ``none`` rounds nothing. Where
@@ -80,16 +80,13 @@ def rounded_products(loaded: TorchModel, candidate: Model, activations: str) -> 
             block = ACTIVATION_BLOCKS[form if activations == "cpu" else "Q8_0"]
             blocks[place.key] = max(block, blocks.get(place.key, 0))
     if not blocks:
-        return nullcontext()
+        yield
+        return
 
     def change(key: str, inputs: torch.Tensor) -> torch.Tensor:
         error = rounding_error(inputs.float(), blocks[key]) if key in blocks else None
         return inputs if error is None else (inputs.float() + error).to(inputs.dtype)
 
-    return _rounded(loaded, {place.key: place.parameter for place in loaded.places.values()}, change)
-
-
-@contextmanager
-def _rounded(loaded: TorchModel, parameters: dict[str, Any], change: Callable[[str, Any], Any]) -> Iterator[None]:
+    parameters = {place.key: place.parameter for place in loaded.places.values()}
     with eager_experts(loaded.net), ChangedInputs(parameters, change):
         yield

@@ -1,7 +1,6 @@
 """Powers of a matrix that every token meets: means over all tokens of the text."""
 
 import numpy as np
-import torch
 
 from bitclass3_core.sensitivity import Powers
 from bitclass3_torch.places import AxisPowers, TorchPlace
@@ -27,11 +26,8 @@ class ProductSums:
         self._inputs.add(key, inputs)
         self._inputs_last[product.key] = product.inputs_last
         if self._with_gradients and product.output.requires_grad:
-
-            def on_gradient(gradient: torch.Tensor) -> None:
-                self._gradients.add(key, of_output(gradient), inputs)
-
-            product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+            add = self._gradients.add
+            product.output.register_hook(lambda gradient: add(key, of_output(gradient), inputs))  # type: ignore[no-untyped-call]
 
 
 class DenseSums(ProductSums):

@@ -12,7 +12,7 @@ Little is known of an expert with few tokens. With k < 64 tokens its own mean co
 expert counts as if one token more had reached it.
 
 What no Hessian says: where an error sends a token to another expert, the output jumps, and the KLD is of first order in the error.
-Where experts lie in the HF model is in ``hf_layouts.py``.
+Where experts lie in the HF model is in ``parameters.py``.
 """
 
 from collections.abc import Mapping

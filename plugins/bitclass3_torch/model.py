@@ -29,11 +29,6 @@ class TorchModel:
     places: "dict[str, TorchPlace]"
     head: Any | None  # the tied head, whose products count for token_embd.weight
 
-    @property
-    def modules(self) -> dict[str, Any]:
-        """The module that owns each tensor's parameter, by ggml name."""
-        return {name: place.module for name, place in self.places.items()}
-
     def logits(self, chunk: "NDArray[np.int64]") -> "torch.Tensor":
         """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
         import torch

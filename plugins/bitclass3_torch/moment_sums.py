@@ -40,13 +40,10 @@ class MomentSums:
         sums = self.sums.get((product.key, product.matrix))
         if sums is None or not product.output.requires_grad:
             return
-        x, of_output = product.inputs.detach(), product.of_output
-
-        def on_gradient(gradient: torch.Tensor) -> None:
-            self._add(sums, _flat(x), _flat(of_output(gradient)), is_stacked)
-
-        is_stacked = self.parameters[product.key].ndim == 3
-        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+        x, of_output, is_stacked = product.inputs.detach(), product.of_output, self.parameters[product.key].ndim == 3
+        product.output.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._add(sums, _flat(x), _flat(of_output(gradient)), is_stacked)
+        )
 
     def _add(self, sums: MatrixSums, x: torch.Tensor, g: torch.Tensor, is_stacked: bool) -> None:
         few_rows = g.shape[1] <= self._n_rows_max and not is_stacked

@@ -13,6 +13,7 @@ from spy_plugin import write_wrapper
 import bitclass3_core
 from bitclass3_core.at_work import working
 from bitclass3_core.corpus import Corpus, read_documents
+from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Sensitivity
 
 SHAPES = {
@@ -151,16 +152,18 @@ def test_an_estimator_that_reads_text_gets_it_split_for_the_imatrix(
 def test_tensors_that_were_rounded_by_other_code_are_not_taken(gguf: Path, tmp_path: Path) -> None:
     """A killed export goes on with what it has rounded, unless the exporter's version is another one."""
     from bitclass3_gguf import Options
-    from bitclass3_gguf.rounded import kept_in
+    from bitclass3_gguf.rounded import Export, kept_in
 
     from bitclass3_core.gguf_model import GgufModel
+    from bitclass3_core.model import Architecture
     from bitclass3_core.problem import Allocation
 
     model, nothing = GgufModel(gguf), Sensitivity({}, "none", 0, 0, "")
+    export = Export(model, Architecture("", frozenset()), Allocation({}), nothing, Corpus((), ()), Options(), Silent())
     digests = []
     for version in ("1", "1", "2"):
         with working("gguf", "bitclass3_export", version):
-            digests.append(kept_in(tmp_path, model, Allocation({}), nothing, Corpus((), ()), Options()).digest)
+            digests.append(kept_in(tmp_path, export).digest)
     assert digests[0] == digests[1] != digests[2]
 
 
