@@ -110,12 +110,13 @@ def _mixed(documents: Iterable[Document]) -> tuple[Document, ...]:
     return tuple(unique[key] for key in sorted(unique))
 
 
-def _halves(documents: tuple[Document, ...], what: str, flag: str) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """Two parts by document. Raises ModelFileError if there are too few documents."""
+def _halve(parts: dict[str, tuple[Document, ...]], whole: str, first: str, second: str, what: str, flag: str) -> None:
+    """Split the part ``whole`` by document into two. Raises ModelFileError if there are too few documents."""
+    documents = parts[whole]
     if len(documents) < 2:
         raise ModelFileError(f"{what} has only {len(documents)} document: too few to split; give {flag}")
     limit = max(1, min(len(documents) - 1, round(len(documents) * (1 - EVALUATION_SHARE))))
-    return documents[:limit], documents[limit:]
+    parts[first], parts[second] = documents[:limit], documents[limit:]
 
 
 _MEANS = {
@@ -154,16 +155,12 @@ def load_corpus(
     parts = {part: _mixed(doc for path in paths for doc in read_documents(path)) for part, paths in named.items()}
     _check_disjoint(parts)
     if not evaluation:
-        parts["calibration"], parts["evaluation"] = _halves(
-            parts["calibration"], "the corpus", "evaluation text too (--eval-corpus FILE)"
-        )
+        _halve(parts, "calibration", "calibration", "evaluation", "the corpus", "evaluation text too (--eval-corpus FILE)")
     if split_selection and not selection:
-        parts["selection"], parts["evaluation"] = _halves(
-            parts["evaluation"], "the evaluation text", "text to choose by (--select-corpus FILE), or --no-select"
-        )
+        flag = "text to choose by (--select-corpus FILE), or --no-select"
+        _halve(parts, "evaluation", "selection", "evaluation", "the evaluation text", flag)
     if split_imatrix and not imatrix and calibration:
-        parts["imatrix"], parts["calibration"] = _halves(
-            parts["calibration"], "the calibration text", "text for the imatrix (--imatrix-corpus FILE), or --no-select"
-        )
+        flag = "text for the imatrix (--imatrix-corpus FILE), or --no-select"
+        _halve(parts, "calibration", "imatrix", "calibration", "the calibration text", flag)
     files = tuple(str(path) for path in (*calibration, *evaluation, *selection, *imatrix))
     return Corpus(files=files, **parts)

@@ -51,9 +51,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but ``token_kld``."""
-        values = asdict(self)
-        values.pop("token_kld")
-        return values
+        return {name: value for name, value in asdict(self).items() if name != "token_kld"}
 
 
 def standard_error(values: NDArray[np.floating[Any]], n_chunks: int) -> float:

@@ -73,14 +73,10 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content; the file is read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_blocks(file)
-
-
-def _sha256_blocks(file: Any) -> str:
     digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,18 +9,8 @@ from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.model import Model, padded, total_params
 from bitclass3_core.qtypes import qtype
 
-_UNITS = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "K": 2**10,
-    "M": 2**20,
-    "G": 2**30,
-}
+_SUFFIXES = {"B": 1000, "IB": 1024, "": 1024}
+_UNITS = {"B": 1} | {unit + suffix: base**n for n, unit in enumerate("KMG", 1) for suffix, base in _SUFFIXES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +27,7 @@ class Budget:
 
 def data_bytes(model: Model, qtypes: Mapping[str, str]) -> int:
     """Bytes of all tensor data, alignment included, with these types; a tensor without one keeps its source type."""
-    return sum(
-        padded(info.n_bytes(qtype(qtypes[name])) if name in qtypes else info.source_bytes) for name, info in model.tensors.items()
-    )
+    return sum(padded(info.n_bytes(qtype(qtypes.get(name, info.dtype)))) for name, info in model.tensors.items())
 
 
 def fixed_bytes(model: Model, quantizable: frozenset[str]) -> int:
@@ -54,9 +42,7 @@ def file_bytes(model: Model, qtypes: Mapping[str, str]) -> int:
 
 def bpw(model: Model, qtypes: Mapping[str, str]) -> float:
     """Bits per weight over all tensors, metadata left out (what llama-quantize prints as BPW)."""
-    unpadded = sum(
-        info.n_bytes(qtype(qtypes[name])) if name in qtypes else info.source_bytes for name, info in model.tensors.items()
-    )
+    unpadded = sum(info.n_bytes(qtype(qtypes.get(name, info.dtype))) for name, info in model.tensors.items())
     return 8 * unpadded / total_params(model)
 
 

@@ -95,9 +95,8 @@ class Run:
     timings: Mapping[str, float]
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    differences: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # mean KLD of ours minus that candidate's, paired, with its SE
+    # mean KLD of ours minus that candidate's, paired, with its SE
+    differences: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     problem: Problem | None = None  # what the solver was given
     unusable: Mapping[tuple[str, str], str] = field(default_factory=dict)  # the reason by (tensor, qtype) that could not be written
     selections: Mapping[str, Selection] = field(default_factory=dict)  # by the name of the file that ships

@@ -98,6 +98,7 @@ def with_columns(sensitivity: Sensitivity, imatrix: Sensitivity) -> Sensitivity:
 _ROLES = ("linear", "lookup")
 _VECTORS = ("in_power", "out_power", "in_fisher")
 _COLUMNS = "columns"
+_ABOUT = ("estimator", "n_tokens", "n_ctx", "corpus")
 
 
 def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
@@ -107,23 +108,13 @@ def save_sensitivity(sensitivity: Sensitivity, path: Path) -> None:
     arrays: dict[str, FloatArray] = {}
     for name, tensor in sensitivity.tensors.items():
         for role in _ROLES:
-            powers: Powers | None = getattr(tensor, role)
-            if powers is None:
-                continue
             for which in _VECTORS:
-                if (vector := getattr(powers, which)) is not None:
+                if (vector := getattr(getattr(tensor, role), which, None)) is not None:
                     arrays[f"{name}|{role}|{which}"] = np.ascontiguousarray(vector, dtype=np.float32)
         if tensor.columns is not None:
             arrays[f"{name}|{_COLUMNS}|in_power"] = np.ascontiguousarray(tensor.columns, dtype=np.float32)
-    about = {
-        "estimator": sensitivity.estimator,
-        "n_tokens": sensitivity.n_tokens,
-        "n_ctx": sensitivity.n_ctx,
-        "corpus": sensitivity.corpus,
-        "notes": list(sensitivity.notes),
-        "only_ranks": sensitivity.only_ranks,
-        "activation": {name: dict(tensor.activation) for name, tensor in sensitivity.tensors.items() if tensor.activation},
-    }
+    about = {key: getattr(sensitivity, key) for key in (*_ABOUT, "notes", "only_ranks")}
+    about["activation"] = {name: dict(tensor.activation) for name, tensor in sensitivity.tensors.items() if tensor.activation}
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"bitclass3": json.dumps(about)})
 
@@ -161,15 +152,8 @@ def _sensitivity_of(about: Mapping[str, Any], arrays: Mapping[str, FloatArray]) 
         )
         for name, roles in found.items()
     }
-    return Sensitivity(
-        tensors,
-        about["estimator"],
-        about["n_tokens"],
-        about["n_ctx"],
-        about["corpus"],
-        tuple(about["notes"]),
-        bool(about.get("only_ranks")),
-    )
+    known = {key: about[key] for key in _ABOUT}
+    return Sensitivity(tensors, **known, notes=tuple(about["notes"]), only_ranks=bool(about.get("only_ranks")))
 
 
 def _neighbours(model: Model, name: str, known: Mapping[str, TensorSensitivity]) -> list[Powers]:

@@ -24,7 +24,7 @@ from bitclass3_core.runs.config_file import load_config
 from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.pipeline import Pipeline
 from bitclass3_core.toolchain.finding import find_program
-from bitclass3_core.toolchain.hashes import content_hash
+from bitclass3_core.toolchain.places import content_hash
 
 SIZES = ("Q2_K", "Q3_K_S", "IQ3_M", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 # How ours are written: the settings of a run besides model, texts and target.

@@ -14,7 +14,7 @@ from benchmarks.quality.texts import EvaluationText
 from bitclass3_core.corpus import Corpus, Document
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.progress import Progress
-from bitclass3_core.toolchain.hashes import content_hash
+from bitclass3_core.toolchain.places import content_hash
 
 N_CTX = 512
 

@@ -44,12 +44,8 @@ class Rule:
     def described(self) -> str:
         """The rule, with its number of tensors."""
         n = len(self.matched)
-        count = f"{n} tensor{'s' * (n != 1)}"
-        return (
-            f"{self} ({count} in {len(self.tensors)} set{'s' * (len(self.tensors) != 1)})"
-            if self.kind == "group"
-            else f"{self} ({count})"
-        )
+        sets = f" in {len(self.tensors)} set{'s' * (len(self.tensors) != 1)}" if self.kind == "group" else ""
+        return f"{self} ({n} tensor{'s' * (n != 1)}{sets})"
 
 
 def compiled(kind: str, pattern: str) -> re.Pattern[str]:

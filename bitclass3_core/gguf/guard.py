@@ -4,6 +4,7 @@ gguf's own reader trusts every length that it meets: a hostile count makes it lo
 ``check_gguf`` reads the header once and compares every step with the file's size.
 """
 
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -80,9 +81,7 @@ def _check_tensor(cursor: _Cursor) -> tuple[str, int, int]:
         block_size, type_size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except ValueError:
         raise cursor.fail(f"tensor {name!r} of unknown type {kind} (a newer llama.cpp's?)") from None
-    n_params = 1
-    for n in shape:
-        n_params *= n
+    n_params = math.prod(shape)
     if shape[0] % block_size or n_params == 0:
         raise cursor.fail(f"tensor {name!r} with a shape {shape} that its type cannot hold")
     return name, offset, n_params // block_size * type_size

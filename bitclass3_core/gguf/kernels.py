@@ -84,10 +84,8 @@ def _hash_of(path: Path) -> str:
 def find_library() -> Path:
     """The file of libggml-base that will be used. Raises ToolchainError if there is none."""
     name = _LIBRARY_NAMES.get(sys.platform, "libggml-base.so")
-    if (llama_cpp := llama_cpp_folder()) is not None:
-        found = sorted(llama_cpp.rglob(name))
-        if found:
-            return found[0].resolve()
+    if (llama_cpp := llama_cpp_folder()) is not None and (found := sorted(llama_cpp.rglob(name))):
+        return found[0].resolve()
     try:
         import libggml
     except ImportError:

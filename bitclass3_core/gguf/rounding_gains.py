@@ -4,14 +4,15 @@ A tensor whose error it halves needs fewer bits than its cost with plain roundin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.files import write_json
 
+_Found = TypeVar("_Found")
 SUFFIX = ".rounding.json"
 LEAST = 0.01  # least share of an error that counts as left: it was measured on few tokens
 
@@ -58,39 +59,31 @@ def save_gains(path: Path, gains: Mapping[str, RoundingGain], tuning: TuningGain
     write_json(path, values if tuning is None else {**values, "tuning": asdict(tuning)})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _parsed(path: Path, parse: Callable[[Any], _Found]) -> _Found:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigError(
             f"rounding gains {path} do not exist; an export with rounding = 'feedback' writes them beside the GGUF"
         ) from None
-    except (OSError, ValueError):
-        raise _no_gains(path) from None
-    if not isinstance(values, dict):
-        raise _no_gains(path)
-    return values
-
-
-def _no_gains(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is no file of rounding gains; give the *{SUFFIX} that an export with feedback wrote")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{path} is no file of rounding gains; give the *{SUFFIX} that an export with feedback wrote") from None
 
 
 def load_gains(path: Path) -> dict[str, RoundingGain]:
     """The gains by tensor. Raises ConfigError if the file is missing or is no file of gains."""
-    try:
-        entries = _read(path)["tensors"].items()
-        return {
-            str(name): RoundingGain(str(e["qtype"]), float(e["plain"]), float(e["kept"]), str(e["rounding"])) for name, e in entries
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _no_gains(path) from None
+
+    def gain(e: Mapping[str, Any]) -> RoundingGain:
+        return RoundingGain(str(e["qtype"]), float(e["plain"]), float(e["kept"]), str(e["rounding"]))
+
+    return _parsed(path, lambda values: {str(name): gain(e) for name, e in values["tensors"].items()})
 
 
 def load_tuning(path: Path) -> TuningGain | None:
     """What tuning gained; None if nothing was tuned. Raises ConfigError if the file is missing or is no file of gains."""
-    try:
-        entry = _read(path).get("tuning")
+
+    def tuning(values: Mapping[str, Any]) -> TuningGain | None:
+        entry = values.get("tuning")
         return None if entry is None else TuningGain(float(entry["before"]), float(entry["after"]))
-    except (ValueError, KeyError, TypeError):
-        raise _no_gains(path) from None
+
+    return _parsed(path, tuning)

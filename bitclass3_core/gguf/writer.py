@@ -6,51 +6,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
 from bitclass3_core.files import atomic_path
 from bitclass3_core.model import Model, TensorInfo, padded
-from bitclass3_core.qtypes import QType, qtype
+from bitclass3_core.qtypes import qtype
 
 QUANTIZATION_VERSION = 2  # ggml's GGML_QNT_VERSION
 IMATRIX_FILE, IMATRIX_DATASET = "imatrix.gguf", "bitclass3"
 # Keys that the writer sets itself; the alignment is GGUF's default again.
 _REPLACED = {"general.architecture", "general.file_type", "general.quantization_version", "general.alignment"}
 GUESSED_FTYPE = 1024  # llama.cpp's flag for a file whose types are those of no mix
-# general.file_type: llama.cpp's number of each mix
-FTYPES = {
-    "F32": 0,
-    "F16": 1,
-    "Q4_0": 2,
-    "Q4_1": 3,
-    "Q8_0": 7,
-    "Q5_0": 8,
-    "Q5_1": 9,
-    "Q2_K": 10,
-    "Q3_K_S": 11,
-    "Q3_K_M": 12,
-    "Q3_K_L": 13,
-    "Q4_K_S": 14,
-    "Q4_K_M": 15,
-    "Q5_K_S": 16,
-    "Q5_K_M": 17,
-    "Q6_K": 18,
-    "IQ2_XXS": 19,
-    "IQ2_XS": 20,
-    "Q2_K_S": 21,
-    "IQ3_XS": 22,
-    "IQ3_XXS": 23,
-    "IQ1_S": 24,
-    "IQ4_NL": 25,
-    "IQ3_S": 26,
-    "IQ3_M": 27,
-    "IQ2_S": 28,
-    "IQ2_M": 29,
-    "IQ4_XS": 30,
-    "IQ1_M": 31,
-    "BF16": 32,
-}
+# general.file_type: llama.cpp's number of each mix, up to those of types that only models trained in them have
+FTYPES = {kind.name.split("_", 1)[1]: int(kind) for kind in LlamaFileType if kind <= LlamaFileType.MOSTLY_BF16}
 
 
 def tensor_order(model: Model) -> list[TensorInfo]:
@@ -68,21 +37,32 @@ def _copy_metadata(writer: GGUFWriter, model: Model) -> None:
         writer.add_key_value(key, value.contents(), value.types[0], sub_type)
 
 
-def _open_writer(path: Path, model: Model, ftype: str, n_imatrix: int, n_chunks: int) -> GGUFWriter:
+@contextmanager
+def _after_header(
+    path: Path, model: Model, qtypes: dict[str, str], ftype: str, n_imatrix: int, n_chunks: int
+) -> Iterator[GGUFWriter]:
+    """A writer of a model with these types, after its header is written."""
     writer = GGUFWriter(path, model.arch)
-    _copy_metadata(writer, model)
-    writer.add_quantization_version(QUANTIZATION_VERSION)
-    writer.add_file_type(FTYPES.get(ftype, GUESSED_FTYPE))
-    writer.add_string("quantize.imatrix.file", IMATRIX_FILE)
-    writer.add_string("quantize.imatrix.dataset", IMATRIX_DATASET)
-    writer.add_uint32("quantize.imatrix.entries_count", n_imatrix)
-    writer.add_uint32("quantize.imatrix.chunks_count", n_chunks)
-    return writer
+    try:
+        _copy_metadata(writer, model)
+        writer.add_quantization_version(QUANTIZATION_VERSION)
+        writer.add_file_type(FTYPES.get(ftype, GUESSED_FTYPE))
+        writer.add_string("quantize.imatrix.file", IMATRIX_FILE)
+        writer.add_string("quantize.imatrix.dataset", IMATRIX_DATASET)
+        writer.add_uint32("quantize.imatrix.entries_count", n_imatrix)
+        writer.add_uint32("quantize.imatrix.chunks_count", n_chunks)
+        _add_infos(writer, model, qtypes)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        yield writer
+    finally:
+        writer.close()
 
 
-def _add_infos(writer: GGUFWriter, model: Model, types: dict[str, QType]) -> None:
+def _add_infos(writer: GGUFWriter, model: Model, qtypes: dict[str, str]) -> None:
     for info in tensor_order(model):
-        q = types[info.name]
+        q = qtype(qtypes.get(info.name, info.dtype))
         row_bytes = info.n_in // q.block_size * q.type_size
         shape = (*info.shape[:-1], row_bytes)
         writer.add_tensor_info(info.name, shape, np.dtype(np.uint8), info.n_bytes(q), GGMLQuantizationType(q.ggml_id))
@@ -104,31 +84,17 @@ def gguf_sink(
     path: Path, model: Model, qtypes: dict[str, str], ftype: str, n_imatrix: int = 0, n_chunks: int = 0
 ) -> Iterator[GgufSink]:
     """Open ``path`` and write the header for a model with these types; a tensor without a type keeps its source's."""
-    types = {name: qtype(qtypes.get(name, info.dtype)) for name, info in model.tensors.items()}
-    with atomic_path(path) as temporary:
-        writer = _open_writer(temporary, model, ftype, n_imatrix, n_chunks)
-        try:
-            _add_infos(writer, model, types)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            yield GgufSink(writer)
-        finally:
-            writer.close()
+    with (
+        atomic_path(path) as temporary,
+        _after_header(temporary, model, qtypes, ftype, n_imatrix, n_chunks) as writer,
+    ):
+        yield GgufSink(writer)
 
 
 def header_bytes(model: Model) -> int:
     """Bytes before the first tensor in a file that ``gguf_sink`` writes: the same for every allocation."""
-    types = {name: qtype(info.dtype) for name, info in model.tensors.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"
-        writer = _open_writer(path, model, "Q8_0", 0, 0)
-        try:
-            _add_infos(writer, model, types)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-        finally:
-            writer.close()
-        n_bytes = path.stat().st_size
-    return padded(n_bytes)
+        with _after_header(path, model, {}, "Q8_0", 0, 0):
+            pass
+        return padded(path.stat().st_size)

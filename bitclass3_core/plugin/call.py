@@ -42,13 +42,16 @@ class StagePlugin:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What an answer depends on besides what is asked: plugin, version, options, and the wrappers of the stage if there are any."""
+        """What an answer depends on besides what is asked: plugin, version, options."""
         parts: dict[str, Any] = {f"{self.stage}_plugin": f"{self.name} {self.plugin.version}"}
         if values := self._option_values():
             parts["options"] = values
-        if around := [f"{wrapper.name} {wrapper.version}" for wrapper in self.wrappers if self.stage in wrapper.stages]:
-            parts[f"{self.stage}_wrappers"] = around
         return parts
+
+    @property
+    def around(self) -> list[str]:
+        """The wrappers that go around the stage, with their versions."""
+        return [f"{wrapper.name} {wrapper.version}" for wrapper in self.wrappers if self.stage in wrapper.stages]
 
     def _option_values(self) -> dict[str, Any]:
         values = self.options.model_dump(mode="json") if self.options else {}
@@ -59,10 +62,9 @@ class StagePlugin:
 
     @property
     def label(self) -> str:
-        """The identity as one line of text."""
+        """Identity and wrappers as one line of text."""
         values = json.dumps(self.options.model_dump(mode="json"), sort_keys=True) if self.options else ""
-        around = [line for key, lines in self.identity.items() if key.endswith("_wrappers") for line in lines]
-        return " ".join([self.name, self.plugin.version, values, *around])
+        return " ".join([self.name, self.plugin.version, values, *self.around])
 
     def __call__(self, **arguments: Any) -> Any:
         """The plugin's answer.

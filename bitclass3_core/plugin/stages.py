@@ -1,7 +1,7 @@
 """The plugins that a configuration names, a typed method for each stage."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,20 @@ from bitclass3_core.sensitivity import Sensitivity
 class StageRunner:
     """One method a stage. Plugins are loaded when they are first used, and once for all runs that share ``loaded``."""
 
-    def __init__(self, config: RunConfig, loaded: dict[str, Plugin] | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, loaded: dict[str, Plugin] | None = None, usual_wrappers: Sequence[str] | None = None
+    ) -> None:
+        """``usual_wrappers`` are those of the run that opened the folder: what its fingerprints do not say again."""
         self._config = config
         self._loaded: dict[str, Plugin] = {} if loaded is None else loaded
+        self._usual_wrappers = config.wrappers if usual_wrappers is None else list(usual_wrappers)
         self._ready: dict[tuple[str, str], StagePlugin] = {}
         self.called: set[str] = set()  # stages whose hook did some work in this run
         self.failed: dict[str, Bitclass3Error] = {}  # export and report plugins without which the run could go on
 
     def of_same_run(self, config: RunConfig) -> "StageRunner":
         """The plugins of another configuration of the same run: what they did and where they failed counts for both."""
-        other = StageRunner(config, self._loaded)
+        other = StageRunner(config, self._loaded, self._usual_wrappers)
         other.called, other.failed = self.called, self.failed
         return other
 
@@ -121,8 +125,10 @@ class StageRunner:
         yield from (("export", name) for name in self._config.export.plugin)
 
     def identity(self, stage: str, name: str | None = None) -> dict[str, Any]:
-        """What a stage's answer depends on besides its inputs: plugin, version, options, wrappers."""
-        return self.plugin(stage, name).identity
+        """What a stage's answer depends on besides its inputs: plugin, version, options, and wrappers that are not the folder's usual ones."""
+        plugin = self.plugin(stage, name)
+        usual = replace(plugin, wrappers=tuple(self._plugin(wrapper) for wrapper in self._usual_wrappers))
+        return plugin.identity if plugin.around == usual.around else {**plugin.identity, f"{stage}_wrappers": plugin.around}
 
     def export_identities(self) -> dict[str, Any]:
         """The identity of every export plugin, by its name."""

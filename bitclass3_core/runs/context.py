@@ -10,6 +10,7 @@ from bitclass3_core import machine
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.gguf.kernels import library
 from bitclass3_core.plugin.manager import Plugin
+from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.progress import Progress, Silent
 from bitclass3_core.run_config import RunConfig
 from bitclass3_core.runs.artefact import Results
@@ -18,7 +19,10 @@ from bitclass3_core.runs.folder import RunFolder
 
 @dataclass(slots=True)
 class Context:
-    """``may_convert`` says whether a source may be converted to GGUF first. ``timings`` are seconds by stage."""
+    """``may_convert`` says whether a source may be converted to GGUF first. ``wrappers`` are those of the run that opened the folder.
+
+    ``timings`` are seconds by stage.
+    """
 
     folder: RunFolder
     progress: Progress
@@ -26,8 +30,13 @@ class Context:
     may_convert: bool = True
     results: Results = field(default_factory=Results)
     plugins: dict[str, Plugin] = field(default_factory=dict)
+    wrappers: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def stages(self, config: RunConfig) -> StageRunner:
+        """The plugins of a configuration of this folder."""
+        return StageRunner(config, self.plugins, self.wrappers)
 
     @classmethod
     def of(cls, config: RunConfig, progress: Progress, command: str, may_convert: bool = True) -> "Context":
@@ -37,7 +46,7 @@ class Context:
         """
         use_machine(config)
         folder = RunFolder(folder_of(config))
-        return cls(folder, progress, command, may_convert, timings=folder.timings)
+        return cls(folder, progress, command, may_convert, wrappers=config.wrappers, timings=folder.timings)
 
     def aside(self) -> "Context":
         """The same folder for a run that is only tried: it says nothing, and leaves no timings or warnings."""

@@ -12,7 +12,6 @@ from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget, data_bytes
 from bitclass3_core.model import Architecture
-from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_config import NONE, BaselineSection, BudgetSection, RunConfig
@@ -35,7 +34,7 @@ class Pipeline:
     def __init__(self, config: RunConfig, context: Context) -> None:
         self.config = config
         self.context = context
-        self.stages = StageRunner(config, context.plugins)
+        self.stages = context.stages(config)
         self.inputs = Inputs(config, self.stages, context)
 
     def sibling(self, config: RunConfig) -> "Pipeline":

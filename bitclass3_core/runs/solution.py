@@ -11,7 +11,6 @@ from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.files import human_bytes, write_json
 from bitclass3_core.layout import Budget, data_bytes, fixed_bytes
 from bitclass3_core.plugin.checks import check_kept
-from bitclass3_core.plugin.stages import StageRunner
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.run_config import RunConfig
 from bitclass3_core.runs.artefact import Results
@@ -150,7 +149,7 @@ class Solution:
 
 def solution_of(config: RunConfig, context: Context) -> Solution:
     """The solution of another configuration in the same folder; what depends on nothing that differs is made once for both."""
-    return Solution(Inputs(config, StageRunner(config, context.plugins), context))
+    return Solution(Inputs(config, context.stages(config), context))
 
 
 def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) -> dict[str, Any]:

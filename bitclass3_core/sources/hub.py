@@ -40,8 +40,6 @@ def download(name: str, progress: Progress) -> Path:
     progress.say(f"source: {name} from the Hugging Face hub")
     try:
         return Path(snapshot_download(name, allow_patterns=_PATTERNS))
-    except KeyboardInterrupt:
-        raise
     except Exception as error:  # huggingface_hub passes on every error of its HTTP client
         raise _as_error(name, error) from error
 

@@ -9,15 +9,12 @@ Class attributes are switches (``options``, ``exact``): what a plugin can do, or
 overridden to test with a model of one's own. Tests may not, but with ``@pytest.mark.xfail(reason=...)``. Needs pytest.
 """
 
+from pkgutil import iter_modules
+
 import pytest
 
 # before they are imported: else a failing suite says "AssertionError" and nothing else
-pytest.register_assert_rewrite(
-    *(f"bitclass3_core.testing.{name}" for name in ("base", "architecture", "estimator", "metric", "budget"))
-)
-pytest.register_assert_rewrite(
-    *(f"bitclass3_core.testing.{name}" for name in ("solver", "exporter", "evaluator", "report", "wrapper"))
-)
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
 
 from bitclass3_core.testing.architecture import ArchitectureConformance  # noqa: E402
 from bitclass3_core.testing.base import Conformance, Recorded  # noqa: E402

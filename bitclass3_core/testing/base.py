@@ -101,6 +101,11 @@ class Conformance:
         assert not printed, f"the plugin prints to stdout, which belongs to --json ({printed[0]!r}); use progress.say() or logging"
         return answer
 
+    def _needs(self, switch: str) -> None:
+        """Skip the test where the switch is off."""
+        if not getattr(self, switch):
+            pytest.skip(f"{switch} = False")
+
     def test_implements_its_hook(self) -> None:
         """The module has a function of the hook's name, marked with ``hookimpl``, whose arguments the hook has."""
         plugin = self.loaded
@@ -162,26 +167,18 @@ def _name_and_version(module: ModuleType) -> tuple[str, str]:
     return names.get(module.__name__, module.__name__), source_hash(module)
 
 
-def _is_fixture(value: object) -> bool:
-    return type(value).__name__ == "FixtureFunctionDefinition" or hasattr(value, "_pytestfixturefunction")
-
-
-def _has_reason(test: object) -> bool:
-    marks = getattr(test, "pytestmark", [])
-    return any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks)
-
-
 def _check_attribute(cls: type, name: str, value: object) -> None:
     suites = [base for base in cls.__mro__[1:] if base.__module__.startswith(_SUITES)]
     switches = {key for suite in suites for key in inspect.get_annotations(suite)} - {"stage"}
     of_suite = next((vars(suite)[name] for suite in suites if name in vars(suite)), None)
+    is_fixture = type(value).__name__ == "FixtureFunctionDefinition" or hasattr(value, "_pytestfixturefunction")
     if name.startswith("test_") and of_suite is not None:
-        if not _has_reason(value):
+        if not any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in getattr(value, "pytestmark", [])):
             raise TypeError(
                 f"{cls.__name__} overrides {name}, a promise that every plugin of its hook makes; if yours cannot keep it, say why: "
                 f"@pytest.mark.xfail(reason='...') above a {name} that calls super().{name}(...)"
             )
-    elif name in switches or name.startswith(("_", "test_")) or _is_fixture(value):
+    elif name in switches or name.startswith(("_", "test_")) or is_fixture:
         return
     elif of_suite is not None:
         raise TypeError(

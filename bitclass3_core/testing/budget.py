@@ -64,8 +64,7 @@ class BudgetConformance(Conformance):
 
     def test_says_so_where_there_is_no_target(self, inputs: Mapping[str, Any]) -> None:
         """A default that nobody asked for would be found out only after hours."""
-        if not self.needs_options:
-            pytest.skip("needs_options = False")
+        self._needs("needs_options")
         try:
             self.call({}, **{**inputs, "level": None})
         except (ConfigError, InfeasibleError):

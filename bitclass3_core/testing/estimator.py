@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.gguf.model import GgufModel
@@ -19,9 +18,8 @@ def differing(one: Sensitivity, other: Sensitivity) -> str:
     """The first tensor whose powers differ; empty if none does."""
     for name, tensor in one.tensors.items():
         for mine, theirs in zip(tensor.roles, other.tensors[name].roles, strict=True):
-            for a, b in ((mine.in_power, theirs.in_power), (mine.out_power, theirs.out_power)):
-                if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
-                    return name
+            if not all(np.array_equal(getattr(mine, which), getattr(theirs, which)) for which in ("in_power", "out_power")):
+                return name
     return ""
 
 
@@ -63,8 +61,7 @@ class EstimatorConformance(Conformance):
 
     def test_calibration_text_matters(self, model: GgufModel, architecture: Architecture, corpus: Corpus) -> None:
         """Where text is read, another text gives other powers."""
-        if not self.reads_text:
-            pytest.skip("reads_text = False")
+        self._needs("reads_text")
         other = replace(corpus, calibration=corpus.evaluation, evaluation=corpus.calibration)
         assert differing(self.estimate(model, architecture, corpus), self.estimate(model, architecture, other)), (
             "another calibration text gives the very same powers: is corpus.calibration read? if none is needed: reads_text = False"

@@ -1,7 +1,8 @@
 """What every exporter keeps: it writes what it says, where it was told, whole or not at all."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import pytest
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import Bitclass3Error, ModelFileError
 from bitclass3_core.gguf.model import GgufModel
-from bitclass3_core.model import Architecture, FloatArray, Model, Rows
+from bitclass3_core.model import Architecture, Model
 from bitclass3_core.problem import Allocation
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.testing.base import Conformance, Recorded
@@ -32,22 +33,14 @@ class FailingModel:
     def __init__(self, model: Model, quantizable: frozenset[str]) -> None:
         self._model, self._broken = model, max(quantizable)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(self._model, attribute)
+        return partial(self._reading, found) if attribute in ("read", "read_raw") else found
 
-    def read(self, name: str, rows: Rows = None) -> FloatArray:
-        """Rows, but of the broken one."""
-        self._check(name)
-        return self._model.read(name, rows)
-
-    def read_raw(self, name: str) -> Any:
-        """Bytes, but of the broken one."""
-        self._check(name)
-        return self._model.read_raw(name)
-
-    def _check(self, name: str) -> None:
+    def _reading(self, read: Callable[..., Any], name: str, *rows: Any, **others: Any) -> Any:
         if name == self._broken:
             raise ModelFileError(f"{name} cannot be read: input/output error")
+        return read(name, *rows, **others)
 
 
 class ExporterConformance(Conformance):
@@ -130,8 +123,7 @@ class ExporterConformance(Conformance):
 
     def test_a_failure_leaves_no_file(self, inputs: dict[str, Any], tmp_path: Path) -> None:
         """Half a file under a final name looks like a whole one: write with files.atomic_path."""
-        if not self.reads_weights:
-            pytest.skip("reads_weights = False")
+        self._needs("reads_weights")
         failing = FailingModel(inputs["model"], inputs["architecture"].quantizable)
         with pytest.raises(Bitclass3Error) as caught:
             self.export({**inputs, "model": failing}, tmp_path / "out")
@@ -141,8 +133,7 @@ class ExporterConformance(Conformance):
 
     def test_gguf_has_the_asked_types(self, inputs: dict[str, Any], tmp_path: Path) -> None:
         """The file comes first, loads, and each tensor has its type and its weights, but for rounding."""
-        if not self.writes_gguf:
-            pytest.skip("writes_gguf = False")
+        self._needs("writes_gguf")
         path = self.export(inputs, tmp_path / "out")[0]
         assert path.suffix == ".gguf", f"the first file is {path.name}; put the GGUF first: it is what gets evaluated"
         source, written = inputs["model"], GgufModel(path)
@@ -158,8 +149,7 @@ class ExporterConformance(Conformance):
 
     def test_gguf_keeps_the_metadata(self, inputs: dict[str, Any], tmp_path: Path) -> None:
         """Every key of the source, but those that a quantizer sets."""
-        if not self.writes_gguf:
-            pytest.skip("writes_gguf = False")
+        self._needs("writes_gguf")
         written, source = GgufModel(self.export(inputs, tmp_path / "out")[0]).metadata, inputs["model"].metadata
         lost = [
             key

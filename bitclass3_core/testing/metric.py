@@ -1,6 +1,6 @@
 """What every error metric keeps: a cost for each pair of tensor and type, one tensor at a time, from several threads."""
 
-import hashlib
+import pickle
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -81,8 +81,7 @@ class MetricConformance(Conformance):
 
     def test_finer_types_cost_less(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """Q8_0 under Q4_K under Q2_K: a cost that falls with size would make the solver choose upside down."""
-        if not self.finer_costs_less:
-            pytest.skip("finer_costs_less = False")
+        self._needs("finer_costs_less")
         for name, cells in _measured(self, model, sensitivity).costs.items():
             known = [cells[q].cost for q in ("Q8_0", "Q4_K", "Q2_K") if q in cells]
             assert known == sorted(known), f"costs of {name} at Q8_0, Q4_K, Q2_K are {known}, expected to rise as bits fall"
@@ -111,8 +110,7 @@ class MetricConformance(Conformance):
 
     def test_nats_scale_with_out_power(self, model: GgufModel, sensitivity: Sensitivity) -> None:
         """Twice the E[g^2] of every row is twice the divergence, to second order: that is what nats mean here."""
-        if not self.in_nats:
-            pytest.skip("in_nats = False")
+        self._needs("in_nats")
         name = "blk.0.attn_q.weight"
         powers = sensitivity.tensors[name].roles[0]
         assert powers.out_power is not None
@@ -125,24 +123,13 @@ class MetricConformance(Conformance):
             )
 
 
-_MEASURED: dict[type[MetricConformance], tuple[str, CostTable]] = {}  # the last measurement of each class
+_MEASURED: dict[type[MetricConformance], tuple[bytes, CostTable]] = {}  # the last measurement of each class
 
 
 def _measured(suite: MetricConformance, model: GgufModel, sensitivity: Sensitivity) -> CostTable:
     """``suite.measure``, once a class unless its options, its model or its sensitivity differ from those of the test before."""
-    given = f"{dict(suite.options)} {model.fingerprint} {_digest(sensitivity)}"
+    given = pickle.dumps((dict(suite.options), model.fingerprint, sensitivity))
     known = _MEASURED.get(type(suite))
     if known is None or known[0] != given:
         known = _MEASURED[type(suite)] = (given, suite.measure(model, sensitivity))
     return known[1]
-
-
-def _digest(sensitivity: Sensitivity) -> str:
-    """Hash of all that a sensitivity holds."""
-    digest = hashlib.sha256(repr(replace(sensitivity, tensors={})).encode())
-    for name, tensor in sorted(sensitivity.tensors.items()):
-        digest.update(f"{name} {tensor.linear is None} {dict(tensor.activation)}".encode())
-        vectors = [vector for powers in tensor.roles for vector in (powers.in_power, powers.out_power, powers.in_fisher)]
-        for vector in (*vectors, tensor.columns):
-            digest.update(b"none" if vector is None else vector.tobytes())
-    return digest.hexdigest()

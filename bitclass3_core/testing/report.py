@@ -10,7 +10,7 @@ import pytest
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.evaluation import Evaluation, paired_difference, summarize
 from bitclass3_core.gguf.names import quantizable_tensors
-from bitclass3_core.layout import bpw, file_bytes
+from bitclass3_core.layout import bpw
 from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Proof
 from bitclass3_core.qtypes import menu
@@ -38,16 +38,14 @@ def sample_run() -> Run:
         name: {**{q.name: Cost(float(rng.lognormal(-6, 1) * 4.0**-q.bpw), 0.0, 64) for q in menu("k")}, "BF16": Cost(0.0, 0.0, 0)}
         for name in sorted(quantizable)
     }
+    evaluations = _evaluation("Sample-1B-4.80bpw", 0.01), _evaluation("Sample-1B-stock-Q4_K_M", 0.02)
     candidates = []
-    for name, kind, q, level in (("Sample-1B-4.80bpw", "ours", "Q4_K", 0.01), ("Sample-1B-stock-Q4_K_M", "stock", "Q5_K", 0.02)):
+    for evaluation, kind, q, level in zip(evaluations, ("ours", "stock"), ("Q4_K", "Q5_K"), (0.01, 0.02), strict=True):
         types = {tensor: "Q6_K" if i % 3 else q for i, tensor in enumerate(sorted(quantizable))}
         allocation = Allocation(types, "ilp" if kind == "ours" else "stock", Proof(1e-3, 0.0, True, 0.1), note=f"{kind} Q4_K_M")
-        size = file_bytes(model, types) if model.fields else 4_000_000
-        candidates.append(
-            Candidate(name, kind, allocation, Path(f"{name}.gguf"), size, bpw(model, types), level, _evaluation(name, level))
-        )
-    ours, stock = (candidate.evaluation for candidate in candidates)
-    difference = paired_difference(ours, stock) if ours and stock else None
+        name = evaluation.candidate
+        candidates.append(Candidate(name, kind, allocation, Path(f"{name}.gguf"), 4_000_000, bpw(model, types), level, evaluation))
+    difference = paired_difference(*evaluations)
     return Run(
         model=model,
         architecture=Architecture("llama", quantizable),

@@ -128,28 +128,10 @@ def sample_sensitivity(model: Model, quantizable: Collection[str], *, out_powers
     return Sensitivity(tensors, "sample", n_tokens=4096, n_ctx=512, corpus="sample")
 
 
-_WORDS = [
-    "the",
-    "of",
-    "a",
-    "measure",
-    "weight",
-    "tensor",
-    "river",
-    "stone",
-    "if",
-    "return",
-    "print",
-    "light",
-    "north",
-    "window",
-    "paper",
-    "while",
-    "green",
-    "seven",
-    "many",
-    "under",
-]
+_WORDS = (
+    *("the", "of", "a", "measure", "weight", "tensor", "river", "stone", "if", "return"),
+    *("print", "light", "north", "window", "paper", "while", "green", "seven", "many", "under"),
+)
 
 
 def sample_corpus(calibration_seed: int = 1, evaluation_seed: int = 2) -> Corpus:

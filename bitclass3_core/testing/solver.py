@@ -47,10 +47,6 @@ def sample_problem(seed: int, share: float = 0.4, n_blocks: int = 6, limit: int 
     return Problem(tuple(groups), budget), model
 
 
-def _on_gpu(group: Group) -> Group:
-    return replace(group, choices=tuple(replace(choice, gpu_bytes=choice.n_bytes) for choice in group.choices))
-
-
 def choices_of(problem: Problem, answer: Allocation) -> Iterator[Choice]:
     """The choice that the answer takes in each group."""
     for group in problem.groups:
@@ -117,8 +113,7 @@ class SolverConformance(Conformance):
 
     def test_spends_a_budget_without_limits(self) -> None:
         """Where everything fits, nothing is given away: each group gets its cheapest choice (the last)."""
-        if not self.uses_choices:
-            pytest.skip("uses_choices = False")
+        self._needs("uses_choices")
         problem, model = sample_problem(3, share=1.0)
         poor = [
             group.name
@@ -131,11 +126,13 @@ class SolverConformance(Conformance):
 
     def test_keeps_the_budget_of_the_gpu(self) -> None:
         """Every second block lies on the GPU, and its bytes may not exceed ``gpu_budget_bytes`` while the file's budget is wide."""
-        if not self.two_budgets:
-            pytest.skip("two_budgets = False")
+        self._needs("two_budgets")
         for seed in range(4):
             problem, model = sample_problem(seed, share=0.7)
-            groups = tuple(_on_gpu(group) if i % 2 else group for i, group in enumerate(problem.groups))
+            groups = tuple(
+                replace(group, choices=tuple(replace(choice, gpu_bytes=i % 2 * choice.n_bytes) for choice in group.choices))
+                for i, group in enumerate(problem.groups)
+            )
             whole = sum(group.choices[-1].gpu_bytes for group in groups)
             least = Problem(groups, problem.budget_bytes).smallest_gpu_bytes
             limited = Problem(groups, problem.budget_bytes, least + (whole - least) // 10)
@@ -146,8 +143,7 @@ class SolverConformance(Conformance):
 
     def test_proof_is_true(self) -> None:
         """A proof's bound is no more than the cheapest answer, its gap is (cost - bound) / cost; without a proof nothing is claimed."""
-        if not self.uses_choices:
-            pytest.skip("uses_choices = False")
+        self._needs("uses_choices")
         for seed in range(4):
             problem, model = sample_problem(seed, limit=7)
             answer = self.solve(problem, model)
@@ -165,8 +161,7 @@ class SolverConformance(Conformance):
 
     def test_exact_equals_brute_force(self) -> None:
         """On problems of six groups every answer is tried."""
-        if not self.exact:
-            pytest.skip("exact = False")
+        self._needs("exact")
         for seed in range(12):
             problem, model = sample_problem(seed, share=(seed + 1) / 14, limit=7)
             cost, best = cost_of(problem, self.solve(problem, model)), cheapest(problem)
@@ -176,8 +171,7 @@ class SolverConformance(Conformance):
 
     def test_exact_is_not_beaten_on_300_tensors(self) -> None:
         """Costs of real models span orders of magnitude: scaled to too few integer steps, an optimum is none (brute force is blind to it)."""
-        if not self.exact:
-            pytest.skip("exact = False")
+        self._needs("exact")
         problem, model = sample_problem(5, n_blocks=42)
         tables = tables_of(problem)
         rival = tables.cost_of(best_effort(tables, lagrangian_dual(tables)))

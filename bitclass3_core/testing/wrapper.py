@@ -1,13 +1,14 @@
 """What every wrapper keeps: it may look, time and remember, but the answer stays the plugin's, and so does its error."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
 
-from bitclass3_core import hookimpl
+from bitclass3_core import hookimpl, hookspecs
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import InfeasibleError
@@ -43,31 +44,24 @@ class WrapperConformance(Conformance):
         problem, _ = sample_problem(1)
         allocation, run, out = allocation_of(problem, [0] * len(problem.groups), "inside"), sample_run(), tmp_path / "out"
         out.mkdir()
-        q = menu(("Q4_K",))
         name = "blk.0.attn_q.weight"
-        shared: dict[str, Any] = {"model": model, "architecture": architecture, "corpus": corpus, "sensitivity": sensitivity}
-        export = {**shared, "allocation": allocation, "out": out, "stem": "sample", "progress": Recorded()}
-        evaluate = {"reference": model, "candidates": [], "architecture": architecture, "corpus": corpus, "progress": Recorded()}
-        return {
-            "architecture": ({"model": model}, architecture),
-            "estimate": (
-                {key: shared[key] for key in ("model", "architecture", "corpus")}
-                | {"progress": Recorded(), "stages": OtherStages()},
-                sensitivity,
-            ),
-            "measure": (
-                {"model": OneTensor(model, name), "sensitivity": sensitivity, "qtypes": q},
-                CostTable({name: {"Q4_K": Cost(0.5, 0.0, 64)}}),
-            ),
-            "budget": (
-                {key: shared[key] for key in ("model", "architecture", "sensitivity")} | {"level": None},
-                budget_for_bpw(model, 4.8),
-            ),
-            "solve": ({"problem": problem, "model": model, "architecture": architecture}, allocation),
-            "export": (export, [out / "sample.gguf"]),
-            "evaluate": (evaluate, []),
-            "report": ({"run": run, "out": out}, [out / "sample.txt"]),
+        given: dict[str, Any] = {"model": model, "architecture": architecture, "corpus": corpus, "sensitivity": sensitivity}
+        given |= {"qtypes": menu(("Q4_K",)), "level": None, "problem": problem, "allocation": allocation, "run": run, "out": out}
+        given |= {"stem": "sample", "reference": model, "candidates": [], "progress": Recorded(), "stages": OtherStages()}
+        answers: dict[str, Any] = {
+            "architecture": architecture,
+            "estimate": sensitivity,
+            "measure": CostTable({name: {"Q4_K": Cost(0.5, 0.0, 64)}}),
+            "budget": budget_for_bpw(model, 4.8),
+            "solve": allocation,
+            "export": [out / "sample.gguf"],
+            "evaluate": [],
+            "report": [out / "sample.txt"],
         }
+        arguments = {stage: signature(vars(hookspecs)[f"{GROUP}_{stage}"]).parameters.keys() - {"options"} for stage in answers}
+        calls = {stage: ({key: given[key] for key in sorted(arguments[stage])}, answer) for stage, answer in answers.items()}
+        calls["measure"][0]["model"] = OneTensor(model, name)
+        return calls
 
     def around(self, stage: str, arguments: Mapping[str, Any], answer: Any) -> Any:
         """What comes out of the wrapper around a plugin that answers ``answer``, or raises it."""

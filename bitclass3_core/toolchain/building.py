@@ -94,9 +94,8 @@ class Build:
 
     def _environment(self) -> dict[str, str]:
         ours = {"PATH": search_path(), "NINJA_STATUS": "[%f/%t] ", "LC_ALL": "C"}
-        ours["GIT_CEILING_DIRECTORIES"] = str(
-            self.source.parent
-        )  # else git would report the commit of a repository around the cache
+        # else git would report the commit of a repository around the cache
+        ours["GIT_CEILING_DIRECTORIES"] = str(self.source.parent)
         foreign = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # this process may run under make
         return {**{name: value for name, value in os.environ.items() if name not in foreign}, **ours}
 

@@ -11,8 +11,7 @@ from bitclass3_core.gguf.guard import check_gguf
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain import convert_runner
 from bitclass3_core.toolchain.finding import find_program
-from bitclass3_core.toolchain.hashes import content_hash
-from bitclass3_core.toolchain.places import CONVERTER, cache_folder, locked
+from bitclass3_core.toolchain.places import CONVERTER, cache_folder, content_hash, locked
 from bitclass3_core.toolchain.running import ProgramFailed, last_lines, run_program
 
 _READ = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "*.txt", "*.tiktoken", "merges.txt")

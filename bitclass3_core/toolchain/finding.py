@@ -13,18 +13,14 @@ from typing import Literal
 from bitclass3_core.errors import ToolchainError
 from bitclass3_core.machine import llama_cpp_folder
 from bitclass3_core.toolchain.places import CONVERTER, installed, managed_folder
+from bitclass3_core.toolchain.running import captured
 
 Origin = Literal["option", "LLAMA_CPP_DIR", "PATH", "managed"]
 
 PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-completion", CONVERTER)
 STAND_INS = {"llama-completion": "llama-cli", "llama-cli": "llama-completion"}  # a release has one of the two
-_PLACES = (
-    "",
-    "bin",
-    "build/bin",
-    "build/bin/Release",
-    "app",
-)  # release archives, installed trees, builds, an unpacked Docker image
+# release archives, installed trees, builds, an unpacked Docker image
+_PLACES = ("", "bin", "build/bin", "build/bin/Release", "app")
 _ABOVE = ("..", "../..")  # if build/bin is given, the converter is at the root of the source
 _NO_VERSION = ("llama-quantize", CONVERTER)
 _VERSION_SECONDS = 20  # a GPU build initialises its devices first
@@ -47,15 +43,7 @@ class Program:
 @cache
 def _ask_version(path: Path) -> str | None:
     try:
-        done = subprocess.run(
-            [str(path), "--version"],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            timeout=_VERSION_SECONDS,
-            check=False,
-        )
+        done = captured([str(path), "--version"], _VERSION_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"^version: *(.+)$", done.stderr + "\n" + done.stdout, re.MULTILINE)

@@ -10,12 +10,12 @@ from pathlib import Path
 from bitclass3_core.errors import ConfigError, InterruptedRunError, ToolchainError
 from bitclass3_core.files import human_bytes, write_json
 from bitclass3_core.progress import Progress
-from bitclass3_core.toolchain.build_tools import provide_build_tools
 from bitclass3_core.toolchain.building import Build, default_jobs
 from bitclass3_core.toolchain.finding import PROGRAMS, STAND_INS
 from bitclass3_core.toolchain.places import CONVERTER, FACTS, Toolchain, locked, managed_folder, read_toolchain
 from bitclass3_core.toolchain.release import Release, fetch, release_of, unpack
-from bitclass3_core.toolchain.requirements import Tools, require_backend, require_tools, search_path
+from bitclass3_core.toolchain.requirements import Tools, provide_build_tools, require_backend, require_tools, search_path
+from bitclass3_core.toolchain.running import captured
 
 BUILT_PROGRAMS = tuple(name for name in PROGRAMS if name != CONVERTER)
 # What the converter reads from its own folder, and the licences that a copy must include.
@@ -93,9 +93,8 @@ def _install(order: Order, tools: Tools, keep_open: tuple[int, ...], progress: P
     if not source.is_dir():  # unpack() makes it in one step, so a folder that exists is complete
         unpack(fetch(order.release, managed_folder() / "downloads", progress), source)
     before = read_toolchain(order.folder)
-    programs = tuple(
-        dict.fromkeys([*order.programs, *(before.programs if before else ())])
-    )  # programs that are installed are built again too
+    # programs that are installed are built again too
+    programs = tuple(dict.fromkeys([*order.programs, *(before.programs if before else ())]))
     log = managed_folder() / "logs" / f"{order.name}.log"
     build = Build(source, order.work / "build", log, tools, order.backend, order.release.commit, keep_open)
     built = build(programs, order.jobs, progress)
@@ -177,19 +176,12 @@ def _copy(source: Path, target: Path) -> None:
 def _try(program: Path, backend: str, progress: Progress) -> None:
     """Raise ToolchainError if the program cannot start here; for a GPU build only warn, as the driver may be on another machine."""
     try:
-        done = subprocess.run(
-            [str(program), "--help"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
-        )
+        done = captured([str(program), "--help"], 120)
         problem = (done.stderr + done.stdout).strip()[-300:] if done.returncode not in (0, 1) else ""  # llama-quantize: 1
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
+    line = " | ".join(problem.splitlines())
     if problem and backend == "cpu":
-        raise ToolchainError(f"{program.name} was built but does not run: {' | '.join(problem.splitlines())}")
+        raise ToolchainError(f"{program.name} was built but does not run: {line}")
     if problem:
-        progress.warn(f"{program.name} was built but does not run here: {' | '.join(problem.splitlines())}")
+        progress.warn(f"{program.name} was built but does not run here: {line}")

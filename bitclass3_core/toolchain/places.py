@@ -1,19 +1,25 @@
-"""Where the managed llama.cpp is: the cache folder, what is installed in it, and the lock of an installation."""
+"""Where the managed llama.cpp is: the cache folder, what is installed in it, and the lock of an installation.
 
+Hashes of large files are kept there too, by path, size and time of change, so that a large model is read only once.
+"""
+
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bitclass3_core.errors import ToolchainError
+from bitclass3_core.files import sha256_file, write_json
 from bitclass3_core.progress import Progress
 
 CONVERTER = "convert_hf_to_gguf.py"
 FACTS = "toolchain.json"  # written last: a folder with it is complete
+_SMALL = 1 << 20  # bytes; such a file is read each time
 
 
 def cache_folder() -> Path:
@@ -49,8 +55,7 @@ class Toolchain:
 
     def facts(self) -> dict[str, Any]:
         """What ``toolchain.json`` holds: everything but the folder, which may be moved."""
-        names = ("version", "backend", "sha256", "ggml_version", "compiler", "installed_at")
-        return {**{name: getattr(self, name) for name in names}, "programs": list(self.programs)}
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     def file(self, program: str) -> Path | None:
         """The path of a program or of the converter; None if this toolchain lacks it."""
@@ -86,3 +91,23 @@ def locked(path: Path, progress: Progress) -> Iterator[tuple[int, ...]]:
             progress.say(f"another installation of {path.stem.lstrip('.')} is at work; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield (file.fileno(),)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of the file's content; that of a large file is computed once for each version of the file."""
+    status = path.stat()
+    if status.st_size <= _SMALL:
+        return sha256_file(path)
+    place = str(path.resolve())
+    version = [place, status.st_size, status.st_mtime_ns, status.st_ino]
+    memo = cache_folder() / "hashes" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known["version"] == version:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    digest = sha256_file(path)
+    with suppress(OSError):  # a cache that cannot be written costs time, no more
+        write_json(memo, {"version": version, "sha256": digest})
+    return digest

@@ -2,8 +2,6 @@
 
 import importlib.util
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zlib
@@ -13,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from bitclass3_core.errors import ConfigError, ToolchainError, did_you_mean
 from bitclass3_core.files import human_bytes, sha256_file
 from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.running import last_lines, pip
 
 _PACKAGE = "llama-cpp-python"
 _ROOT = ("vendor", "llama.cpp")
@@ -33,17 +32,9 @@ class Release:
         return f"llama_cpp_python-{self.version}.tar.gz"
 
 
-RELEASES = {
-    release.version: release
-    for release in (
-        Release(
-            "0.3.36",
-            "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
-            "0c1e57098bba43ac29e6e3b677cdceebdd22334f",
-        ),
-    )
-}
 DEFAULT_VERSION = "0.3.36"
+_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+RELEASES = {DEFAULT_VERSION: Release(DEFAULT_VERSION, _SHA256, "0c1e57098bba43ac29e6e3b677cdceebdd22334f")}
 
 
 def release_of(version: str) -> Release:
@@ -79,27 +70,15 @@ def fetch(release: Release, folder: Path, progress: Progress) -> Path:
 
 
 def _download(release: Release, part: Path, folder: Path) -> Path:
-    """Let pip download the archive: pip knows the user's registries, proxies and certificates. It checks the hash before it runs
-    the package's build backend for the metadata."""
+    """Let pip download the archive. It checks the hash before it runs the package's build backend for the metadata."""
     wanted = part / "requirements.txt"
     wanted.write_text(f"{_PACKAGE}=={release.version} --hash=sha256:{release.sha256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "--no-input",
-        "download",
-        "--no-deps",
-        "--require-hashes",
-    ]
-    command += ["--progress-bar", "off", "--no-binary", _PACKAGE, "--requirement", str(wanted), "--dest", str(part)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
+    options = ("--no-deps", "--require-hashes", "--progress-bar", "off", "--no-binary", _PACKAGE)
+    done = pip("download", *options, "--requirement", str(wanted), "--dest", str(part))
     downloaded = part / release.file_name
     if done.returncode or not downloaded.is_file():
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise ToolchainError(
-            f"{release.file_name} could not be downloaded; pip's last lines: {' | '.join(lines[-4:]) or 'none'}; "
+            f"{release.file_name} could not be downloaded; pip's last lines: {last_lines(done.stderr or done.stdout, 4)}; "
             f"offline, put the file into {folder}"
         )
     return downloaded

@@ -1,15 +1,23 @@
-"""What a build needs on this machine: cmake, ninja or make, a compiler, the SDK of the back end. Checked before the download."""
+"""What a build needs on this machine: cmake, ninja or make, a compiler, the SDK of the back end. Checked before the download.
 
+cmake and ninja are installed from the package registry into the cache, so that a build needs nothing but a compiler.
+"""
+
+import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from bitclass3_core.errors import ConfigError, ToolchainError, did_you_mean
-from bitclass3_core.toolchain.build_tools import tools_path
+from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.places import cache_folder
+from bitclass3_core.toolchain.running import captured, last_lines, pip
 
 # The switch of each back end, and the program that shows that its SDK is there.
 BACKENDS = {
@@ -20,6 +28,7 @@ BACKENDS = {
     "hip": ("GGML_HIP", "hipconfig"),
     "sycl": ("GGML_SYCL", "icpx"),
 }
+_PACKAGES = ("cmake>=3.25,<5", "ninja>=1.11")
 _SDK_HINTS = {
     "nvcc": "the CUDA toolkit, with nvcc on PATH or CUDACXX set",
     "glslc": "apt install libvulkan-dev glslc, or the Vulkan SDK",
@@ -37,9 +46,42 @@ class Tools:
     compiler: str  # the first line of its --version
 
 
+def tools_folder() -> Path:
+    """The folder that they are installed into."""
+    return cache_folder() / "build-tools"
+
+
+def tools_path() -> list[str]:
+    """The folders with their programs."""
+    return [str(tools_folder() / "cmake" / "data" / "bin"), str(tools_folder() / "bin")]
+
+
 def search_path() -> str:
     """PATH, then the scripts of this Python (where `pip install cmake ninja` puts them), then the tools that bitclass3 installed."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts"), *tools_path()])
+
+
+def provide_build_tools(path: str, progress: Progress) -> None:
+    """Install cmake and ninja by pip unless ``path`` has cmake and ninja or make; without pip or a network nothing happens.
+
+    The caller checks what is still missing.
+    """
+    lacks_builder = not (shutil.which("ninja", path=path) or shutil.which("make", path=path))
+    if not lacks_builder and shutil.which("cmake", path=path):
+        return
+    if importlib.util.find_spec("pip") is None:
+        return
+    progress.say(f"cmake or ninja is missing: installing both from the package registry into {tools_folder()}")
+    tools_folder().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-tools-", dir=tools_folder().parent) as part:
+        options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--target", part)
+        done = pip("install", *options, *_PACKAGES, environment={"PIP_USER": "0"})
+        if done.returncode:
+            progress.warn(f"they could not be installed; pip's last lines: {last_lines(done.stderr, 2)}")
+            return
+        shutil.rmtree(tools_folder(), ignore_errors=True)
+        Path(part).rename(tools_folder())
+        Path(part).mkdir()  # for the context manager to remove
 
 
 def require_backend(backend: str) -> None:
@@ -89,7 +131,7 @@ def require_tools(backend: str) -> Tools:
 
 def _first_line(compiler: str) -> str:
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=20, check=False)
+        done = captured([compiler, "--version"], 20)
     except (OSError, subprocess.TimeoutExpired):
         return compiler
     return next(iter(done.stdout.splitlines()), "") or compiler

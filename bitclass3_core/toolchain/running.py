@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bitclass3_core.errors import ToolchainError
@@ -60,15 +61,34 @@ def run_program(
 def capture_program(command: Sequence[str]) -> tuple[str, str]:
     """(stdout, stderr) of a short command. Raises the errors of ``run_program``."""
     try:
-        done = subprocess.run(
-            list(command), stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
-        )
+        done = captured(command)
     except OSError as error:
         raise _not_started(command[0], error) from None
     if done.returncode:
         output = done.stdout + "\n" + done.stderr
         raise ProgramFailed(_what_happened(Path(command[0]).name, command[1:], done.returncode, output), output)
     return done.stdout, done.stderr
+
+
+def captured(
+    command: Sequence[str], seconds: float | None = None, environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """A short command after its end, whatever its exit code. Raises OSError, and TimeoutExpired after ``seconds``."""
+    return subprocess.run(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def pip(*arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """This Python's pip after its end: it knows the user's registries, proxies and certificates."""
+    return captured([sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], None, environment)
 
 
 def _not_started(program: str, error: OSError) -> ToolchainError:

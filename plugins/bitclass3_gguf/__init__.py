@@ -20,12 +20,12 @@ from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_gguf.options import Options
+from bitclass3_gguf.options import ANSWERS, Options
 from bitclass3_gguf.plain import quantized_tensor
-from bitclass3_gguf.rounded import RoundedTensors, kept_in, round_with_feedback
+from bitclass3_gguf.rounded import Export, RoundedTensors, kept_in, round_with_feedback
 from bitclass3_gguf.tuned import tune_rounded
 
-BITCLASS3_ANSWERS = "00d380a4f0bd"  # changes when the answers do
+BITCLASS3_ANSWERS = ANSWERS
 
 __all__ = ["Options", "bitclass3_export", "quantized_tensor", "write_file"]
 
@@ -78,12 +78,13 @@ def bitclass3_export(
     with_feedback, is_tuned = options.rounding == "feedback", options.tuning_steps > 0
     if allocation.solver == "stock" or not (with_feedback or is_tuned):
         return write_file(model, allocation, sensitivity, out, stem, options, progress)
-    rounded = kept_in(out, model, allocation, sensitivity, corpus, options)
+    export = Export(model, architecture, allocation, sensitivity, corpus, options, progress)
+    rounded = kept_in(out, export)
     if with_feedback:
-        round_with_feedback(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
+        round_with_feedback(export, rounded)
     tuned, tuning = rounded, None
     if is_tuned:
-        tuned, tuning = tune_rounded(model, architecture, allocation, sensitivity, corpus, rounded, options, progress)
+        tuned, tuning = tune_rounded(export, rounded)
     files = write_file(model, allocation, sensitivity, out, stem, options, progress, tuned)
     files.append(out / f"{stem}{SUFFIX}")
     save_gains(files[-1], rounded.gains(), tuning)

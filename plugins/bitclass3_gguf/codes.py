@@ -70,40 +70,25 @@ def _bits(codes: Bytes) -> Bytes:
     return np.packbits(codes, axis=1, bitorder="little")[:, 0]
 
 
-def _read_q4_0(blocks: Bytes) -> _Unpacked:
-    step = _half(blocks, 0)
-    return _nibbles(blocks[:, 2:]), step, -8 * step
+def _read_nibbles(begin: int, offset: int | None, has_fifth: bool = False) -> Callable[[Bytes], _Unpacked]:
+    """Blocks of 32: the step, a second factor if ``offset`` is None (else that many steps), maybe fifth bits from ``begin``, nibbles."""
 
-
-def _read_q4_1(blocks: Bytes) -> _Unpacked:
-    return _nibbles(blocks[:, 4:]), _half(blocks, 0), _half(blocks, 2)
-
-
-def _read_iq4_nl(blocks: Bytes) -> _Unpacked:
-    step = _half(blocks, 0)
-    return _nibbles(blocks[:, 2:]), step, 0 * step
-
-
-def _read_q5(begin: int) -> Callable[[Bytes], _Unpacked]:
     def read(blocks: Bytes) -> _Unpacked:
-        fifth = np.unpackbits(np.ascontiguousarray(blocks[:, begin : begin + 4]), axis=1, bitorder="little")
         step = _half(blocks, 0)
-        return _nibbles(blocks[:, begin + 4 :]) | (fifth << 4), step, -16 * step if begin == 2 else _half(blocks, 2)
+        codes = _nibbles(blocks[:, begin + 4 * has_fifth :])
+        if has_fifth:
+            fifth = np.unpackbits(np.ascontiguousarray(blocks[:, begin : begin + 4]), axis=1, bitorder="little")
+            codes = codes | (fifth << 4)
+        return codes, step, _half(blocks, 2) if offset is None else offset * step
 
     return read
 
 
-def _write_q5(begin: int) -> Callable[[Bytes, Bytes], None]:
+def _write_nibbles(begin: int, has_fifth: bool = False) -> Callable[[Bytes, Bytes], None]:
     def write(blocks: Bytes, codes: Bytes) -> None:
-        blocks[:, begin : begin + 4] = np.packbits(codes >> 4, axis=1, bitorder="little")
-        blocks[:, begin + 4 :] = _from_nibbles(codes & 15)
-
-    return write
-
-
-def _write_nibbles(begin: int) -> Callable[[Bytes, Bytes], None]:
-    def write(blocks: Bytes, codes: Bytes) -> None:
-        blocks[:, begin:] = _from_nibbles(codes.reshape(len(codes), -1, 32)).reshape(len(codes), -1)
+        if has_fifth:
+            blocks[:, begin : begin + 4] = np.packbits(codes >> 4, axis=1, bitorder="little")
+        blocks[:, begin + 4 * has_fifth :] = _from_nibbles((codes & 15).reshape(len(codes), -1, 32)).reshape(len(codes), -1)
 
     return write
 
@@ -201,17 +186,17 @@ def _read_iq4_xs(blocks: Bytes) -> _Unpacked:
 
 
 _FORMATS = {
-    "Q4_0": _Format(4, _read_q4_0, _write_nibbles(2)),
-    "Q4_1": _Format(4, _read_q4_1, _write_nibbles(4)),
-    "Q5_0": _Format(5, _read_q5(2), _write_q5(2)),
-    "Q5_1": _Format(5, _read_q5(4), _write_q5(4)),
+    "Q4_0": _Format(4, _read_nibbles(2, -8), _write_nibbles(2)),
+    "Q4_1": _Format(4, _read_nibbles(4, None), _write_nibbles(4)),
+    "Q5_0": _Format(5, _read_nibbles(2, -16, has_fifth=True), _write_nibbles(2, has_fifth=True)),
+    "Q5_1": _Format(5, _read_nibbles(4, None, has_fifth=True), _write_nibbles(4, has_fifth=True)),
     "Q8_0": _Format(8, _read_q8_0, _write_q8_0),
     "Q2_K": _Format(2, _read_q2_k, _write_q2_k),
     "Q3_K": _Format(3, _read_q3_k, _write_q3_k),
     "Q4_K": _Format(4, _read_k(16), _write_k(16)),
     "Q5_K": _Format(5, _read_k(48), _write_k(48)),
     "Q6_K": _Format(6, _read_q6_k, _write_q6_k),
-    "IQ4_NL": _Format(4, _read_iq4_nl, _write_nibbles(2), is_table=True),
+    "IQ4_NL": _Format(4, _read_nibbles(2, 0), _write_nibbles(2), is_table=True),
     "IQ4_XS": _Format(4, _read_iq4_xs, _write_nibbles(8), is_table=True),
 }
 

@@ -22,7 +22,7 @@ from bitclass3_core.qtypes import qtype
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_gguf.codes import Bytes, has_codes
-from bitclass3_gguf.options import Options
+from bitclass3_gguf.options import ANSWERS, Options
 from bitclass3_gguf.workers import SLAB_ROWS, at_a_time, torch_threads, work_side_by_side, working_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from bitclass3_torch.moments import TensorMoments
 
 _NOT_OF_ROUNDING = {"threads", "memory_gib", "device", "keep_rounded", "tuning_steps", "tuning_rate"}  # options
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What the exporter is called with, but the place of the file."""
+
+    model: Model
+    architecture: Architecture
+    allocation: Allocation
+    sensitivity: Sensitivity
+    corpus: Corpus
+    options: Options
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +97,24 @@ def _load_bytes(path: Path) -> Bytes:
     return data
 
 
-def kept_in(
-    out: Path, model: Model, allocation: Allocation, sensitivity: Sensitivity, corpus: Corpus, options: Options
-) -> RoundedTensors:
+def kept_in(out: Path, export: Export) -> RoundedTensors:
     """Where the tensors of this allocation are kept: under all that they depend on, so that another run finds its own."""
-    work = at_work()
     parts: dict[str, Any] = {
-        "plugin": f"{work.plugin} {work.version}" if work else "",
-        "source": model.fingerprint,
-        "types": digest_of(dict(allocation.qtypes)),
-        "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in sensitivity.tensors.items()}),
-        "text": Corpus.fingerprint(corpus.calibration),
-        "options": options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING),
+        "code": _code_version(),
+        "source": export.model.fingerprint,
+        "types": digest_of(dict(export.allocation.qtypes)),
+        "imatrix": digest_of({name: float(tensor.imatrix.sum()) for name, tensor in export.sensitivity.tensors.items()}),
+        "text": Corpus.fingerprint(export.corpus.calibration),
+        "options": export.options.model_dump(mode="json", exclude=_NOT_OF_ROUNDING),
         "kernels": library().fingerprint,
     }
     return RoundedTensors(out / ".rounded", digest_of(parts))
+
+
+def _code_version() -> str:
+    """The version of this code's answers, also where another plugin calls it."""
+    work = at_work()
+    return work.version.rpartition("+")[2] if work and work.plugin == "gguf" else ANSWERS
 
 
 def gains_line(gains: Mapping[str, RoundingGain]) -> str:
@@ -106,30 +122,24 @@ def gains_line(gains: Mapping[str, RoundingGain]) -> str:
     return f"error feedback: {len(gains)} tensors; their part of the KL divergence is {mean_left(gains):.2f} of plain rounding's, in the mean"
 
 
-def round_with_feedback(
-    model: Model,
-    architecture: Architecture,
-    allocation: Allocation,
-    sensitivity: Sensitivity,
-    corpus: Corpus,
-    kept: RoundedTensors,
-    options: Options,
-    progress: Progress,
-) -> None:
+def round_with_feedback(export: Export, kept: RoundedTensors) -> None:
     """Round every tensor that can be, the first layers first, each with the inputs that the rounded layers before it give.
 
     Raises UnusableTypeError for a tensor that cannot have its type, the torch loader's errors where there is no HF folder.
     """
     from bitclass3_torch.model import load_torch_model
-    from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
     from bitclass3_torch.tokens import token_chunks
 
-    wanted = [name for name in _by_depth(model, allocation) if not qtype(allocation.qtypes[name]).is_float]
+    model, options, progress = export.model, export.options, export.progress
+    qtypes = export.allocation.qtypes
+    wanted = [name for name in _by_depth(model, qtypes) if not qtype(qtypes[name]).is_float]
     if all(kept.has(name) for name in wanted):
         return
-    loaded = load_torch_model(model, architecture, options.device, options.dtype)
+    loaded = load_torch_model(model, export.architecture, options.device, options.dtype)
+    from bitclass3_torch.moments import has_plain_inputs, max_rows, moment_groups, tensor_moments
+
     wanted = [name for name in wanted if name in loaded.places and has_plain_inputs(loaded.places[name])]
-    chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
+    chunks, _ = token_chunks(loaded.tokenizer, export.corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
     memory = int(options.memory_gib * 2**30)
     groups = moment_groups(loaded, wanted, memory, options.n_ctx)
     n_threads = default_threads(options.threads)
@@ -137,7 +147,7 @@ def round_with_feedback(
 
     def round_one(found: tuple[str, "TensorMoments"]) -> None:
         name, moments = found
-        kept.save(name, *_rounded(model, name, allocation.qtypes[name], sensitivity, moments, options))
+        kept.save(name, *_rounded(export, name, moments))
         progress.advance()
 
     for group in groups:
@@ -145,36 +155,31 @@ def round_with_feedback(
         if todo:
             sizes = {name: working_bytes(model.tensors[name], max_rows(memory)) for name in todo}
             side_by_side = at_a_time(sizes, memory, n_threads)
-            moments = tensor_moments(loaded, list(side_by_side), architecture, chunks, memory, options.seed, progress)
+            moments = tensor_moments(loaded, list(side_by_side), export.architecture, chunks, memory, options.seed, progress)
             for n, alike in groupby(moments, key=lambda found: side_by_side[found[0]]):
                 with torch_threads(max(1, n_threads // n)):
                     work_side_by_side(round_one, alike, n)
         for name in group:
             if (data := kept.load(name)) is not None:
-                loaded.set_weight(name, dequantize(data, qtype(allocation.qtypes[name])), architecture)
+                loaded.set_weight(name, dequantize(data, qtype(qtypes[name])), export.architecture)
     progress.end()
     if gains := kept.gains():
         progress.say(gains_line(gains))
 
 
-def _by_depth(model: Model, allocation: Allocation) -> list[str]:
+def _by_depth(model: Model, qtypes: Mapping[str, str]) -> list[str]:
     """Names in the order in which the model computes: by block, the head last."""
-
-    def place(name: str) -> tuple[int, str]:
-        block = model.tensors[name].block
-        return (10**9 if block is None else block, name)
-
-    return sorted(allocation.qtypes, key=place)
+    blocks = {name: model.tensors[name].block for name in qtypes}
+    return sorted(blocks, key=lambda name: (blocks[name] is None, blocks[name], name))
 
 
-def _rounded(
-    model: Model, name: str, q_name: str, sensitivity: Sensitivity, moments: "TensorMoments", options: Options
-) -> tuple[Bytes, RoundingGain]:
+def _rounded(export: Export, name: str, moments: "TensorMoments") -> tuple[Bytes, RoundingGain]:
     """The tensor's bytes: of plain rounding, rows alone and rows together whatever moves the outputs least where they matter."""
     from bitclass3_gguf.feedback import Moments, RoundedRows, round_rows, round_together
 
-    info, q = model.tensors[name], qtype(q_name)
-    known = sensitivity.tensors.get(name)
+    model, rounds = export.model, export.options.rounds
+    info, q = model.tensors[name], qtype(export.allocation.qtypes[name])
+    known = export.sensitivity.tensors.get(name)
     imatrix = None if known is None else np.atleast_2d(known.imatrix)
     n_rows = info.n_rows // info.n_experts
     experts = moments.inputs.reshape(-1, info.n_in, info.n_in)  # one for all where the tensor is no stack
@@ -183,7 +188,7 @@ def _rounded(
         weights = None if imatrix is None else imatrix[min(expert, len(imatrix) - 1)]
         first, end = expert * n_rows, (expert + 1) * n_rows
         slabs = [slice(begin, min(begin + SLAB_ROWS, end)) for begin in range(first, end, SLAB_ROWS)]
-        return RoundedRows.joined([round_rows(model.read(name, slab), q, weights, factors, options.rounds) for slab in slabs])
+        return RoundedRows.joined([round_rows(model.read(name, slab), q, weights, factors, rounds) for slab in slabs])
 
     try:
         factors = Moments.of(experts[0])
@@ -194,9 +199,9 @@ def _rounded(
         rows = model.read(name)
         choices = [alone.plain, alone.data]
         if has_codes(q):
-            choices.append(round_together(rows, q, factors, moments.gradients, options.rounds))
+            choices.append(round_together(rows, q, factors, moments.gradients, rounds))
     except UnusableTypeError as error:
-        raise UnusableTypeError(name, q_name, error.reason) from error
+        raise UnusableTypeError(name, q.name, error.reason) from error
     except ValueError as error:
         raise ModelFileError(f'{name} cannot be rounded with feedback ({error}); use rounding = "plain"') from error
     costs = [_judged(dequantize(data, q) - rows, moments.judged_x, moments.judged_g) for data in choices]

@@ -11,9 +11,13 @@ A few chunks are left out to judge by. If the divergence on them does not fall, 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from bitclass3_torch.model import EMBEDDING, TorchModel
+from bitclass3_torch.moments import has_plain_inputs
+from bitclass3_torch.places import TorchPlace
+from bitclass3_torch.predictions import Predictions, divergence, predictions
 from numpy.typing import NDArray
 
 from bitclass3_core.gguf.kernels import dequantize
@@ -23,12 +27,6 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
 from bitclass3_gguf.codes import Bytes
 from bitclass3_gguf.scales import has_scales, n_factors, parts, scaled
-
-if TYPE_CHECKING:
-    import torch
-    from bitclass3_torch.model import TorchModel
-    from bitclass3_torch.places import TorchPlace
-    from bitclass3_torch.predictions import Predictions
 
 WARM_UP = 5  # steps until the rate is whole
 N_JUDGED = 4  # chunks that are left out
@@ -46,23 +44,21 @@ class Tuned:
 class _Tensor:
     """One tensor: what its factors multiply, and the relative change of each factor [n_rows, n_blocks]."""
 
-    def __init__(self, name: str, q: QType, data: Bytes, place: "TorchPlace", device: "torch.device") -> None:
-        import torch
-
+    def __init__(self, name: str, q: QType, data: Bytes, place: TorchPlace, device: torch.device) -> None:
         self.name, self.q, self.data, self.place = name, q, data, place
         self.parts = [torch.from_numpy(part).to(device, place.parameter.dtype) for part in parts(data, q)]
         n_rows, n_in = self.parts[0].shape
         self.changes = [torch.zeros(n_rows, n_in // q.block_size, device=device) for _ in range(n_factors(q))]
 
-    def _blocks(self, values: "torch.Tensor") -> "torch.Tensor":
+    def _blocks(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(len(values), -1, self.q.block_size)
 
-    def weights(self) -> "torch.Tensor":
+    def weights(self) -> torch.Tensor:
         """The weights with the factors as they are now, [n_rows, n_in]."""
         total = sum(self._blocks(part) * (1 + change)[..., None] for part, change in zip(self.parts, self.changes, strict=True))
         return total.reshape(self.parts[0].shape)  # type: ignore[union-attr]
 
-    def add_gradient(self, gradient: "torch.Tensor") -> None:
+    def add_gradient(self, gradient: torch.Tensor) -> None:
         """Add the gradient of the changes that follows from the gradient of the weights [n_rows, n_in]."""
         for part, change in zip(self.parts, self.changes, strict=True):
             own = self._blocks(gradient * part).sum(-1)
@@ -76,7 +72,7 @@ class _Tensor:
 class _Tuner:
     """All tensors of a loaded model that can be tuned, with hooks that turn gradients of its parameters into gradients of their changes."""
 
-    def __init__(self, loaded: "TorchModel", architecture: Architecture, data: Mapping[str, Bytes], qtypes: Mapping[str, QType]):
+    def __init__(self, loaded: TorchModel, architecture: Architecture, data: Mapping[str, Bytes], qtypes: Mapping[str, QType]):
         self._loaded, self._architecture = loaded, architecture
         self.tensors = [
             _Tensor(name, qtypes[name], data[name], loaded.places[name], loaded.device)
@@ -92,10 +88,10 @@ class _Tuner:
             own[0].place.parameter.register_post_accumulate_grad_hook(self._taking(own)) for own in self._by_key.values()
         ]
 
-    def _taking(self, own: list[_Tensor]) -> Callable[["torch.Tensor"], None]:
+    def _taking(self, own: list[_Tensor]) -> Callable[[torch.Tensor], None]:
         """A hook that hands a parameter's gradient on and frees it, so that the gradients of two large ones are never in memory."""
 
-        def on_gradient(parameter: "torch.Tensor") -> None:
+        def on_gradient(parameter: torch.Tensor) -> None:
             if parameter.grad is not None:
                 for tensor in own:
                     tensor.add_gradient(self._in_gguf_order(parameter.grad, tensor))
@@ -103,7 +99,7 @@ class _Tuner:
 
         return on_gradient
 
-    def _in_gguf_order(self, gradient: "torch.Tensor", tensor: _Tensor) -> "torch.Tensor":
+    def _in_gguf_order(self, gradient: torch.Tensor, tensor: _Tensor) -> torch.Tensor:
         taken = tensor.place.output_rows(gradient.float().T).T
         if (rows := self._architecture.row_order.get(tensor.name)) is not None:
             taken = taken[rows]
@@ -124,21 +120,18 @@ class _Tuner:
             own[0].place.parameter.requires_grad_(False)
 
 
-def _is_tunable(name: str, q: QType, loaded: "TorchModel") -> bool:
+def _is_tunable(name: str, q: QType, loaded: TorchModel) -> bool:
     """Whether the tensor is a matrix, no stack, whose type has factors and whose parameter has the GGUF's columns.
 
     An embedding table is tuned only if the head is tied to it: a text looks up too few of its rows.
     """
-    from bitclass3_torch.model import EMBEDDING
-    from bitclass3_torch.moments import has_plain_inputs
-
     if name not in loaded.places or not has_scales(q) or (name == EMBEDDING and loaded.head is None):
         return False
     return loaded.places[name].parameter.ndim == 2 and has_plain_inputs(loaded.places[name])
 
 
 def tune_scales(
-    loaded: "TorchModel",
+    loaded: TorchModel,
     architecture: Architecture,
     data: Mapping[str, Bytes],
     qtypes: Mapping[str, QType],
@@ -151,9 +144,6 @@ def tune_scales(
 
     ``loaded`` has the source's weights when this begins. ``chunks`` [n_chunks, n_ctx] are at least two; the first are left out to judge by.
     """
-    import torch
-    from bitclass3_torch.predictions import divergence, logits, predictions
-
     n_judged = max(1, min(N_JUDGED, len(chunks) // 4))
     progress.begin("tune scales", len(chunks) + n_steps)
     source: list[Predictions] = []
@@ -166,7 +156,7 @@ def tune_scales(
 
     def judged() -> float:
         with torch.no_grad():
-            own = [divergence(logits(loaded, chunks[i]), source[i]) for i in range(n_judged)]
+            own = [divergence(loaded.logits(chunks[i]), source[i]) for i in range(n_judged)]
         return float(torch.cat(own).mean())
 
     before = judged()
@@ -178,7 +168,7 @@ def tune_scales(
     try:
         for step in range(n_steps):
             chosen = n_judged + step % (len(chunks) - n_judged)
-            divergence(logits(loaded, chunks[chosen]), source[chosen]).mean().backward()  # type: ignore[no-untyped-call]
+            divergence(loaded.logits(chunks[chosen]), source[chosen]).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
             optimizer.step()
             optimizer.zero_grad()

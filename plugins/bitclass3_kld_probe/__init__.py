@@ -23,10 +23,8 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
 from bitclass3_core.stages import Stages
 from bitclass3_core.toolchain.places import cache_folder
-from bitclass3_kld_probe.fitting import Fitted, Measured, fit_scales
-from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
-from bitclass3_kld_probe.judge import judge_of
-from bitclass3_kld_probe.probes import Prober
+from bitclass3_kld_probe.groups import Fitted, Measured, ProbeGroup, fit_scales, probe_groups
+from bitclass3_kld_probe.probes import Prober, judge_of
 
 BITCLASS3_ANSWERS = "747e0e39630b"  # changes when the answers do
 

@@ -6,10 +6,13 @@ probe twice.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bitclass3_core.corpus import Corpus
+from bitclass3_core.errors import PluginError
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import digest_of, write_json
 from bitclass3_core.gguf.kernels import library
@@ -22,8 +25,7 @@ from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.sensitivity import Sensitivity
 from bitclass3_core.stages import StagePlugin, Stages
 from bitclass3_core.toolchain.places import cache_folder
-from bitclass3_kld_probe.fitting import Measured
-from bitclass3_kld_probe.groups import ProbeGroup
+from bitclass3_kld_probe.groups import Measured, ProbeGroup
 
 # Low enough to stand out from the noise, high enough for the quadratic model: a probe that does neither moves one step.
 _TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K")
@@ -36,6 +38,26 @@ _TOO_SMALL, _TOO_LARGE = 3.0, 0.3  # times the noise; nats per token
 def _type_of(info: TensorInfo, level: str) -> str:
     """The probe's type for a tensor: ``level``, or a type with blocks of 32 where its rows hold no K type."""
     return level if info.accepts(qtype(level)) else _BLOCKS_OF_32[level]
+
+
+def judge_of(stages: Stages, name: str, values: Mapping[str, object], model: Model, n_ctx: int, n_tokens: int) -> StagePlugin:
+    """The named evaluator; ``auto`` is torch where there is an HF folder to load, else llama-perplexity.
+
+    Raises PluginError for a plugin that evaluates nothing, ConfigError for options that it does not have.
+    """
+    if name == "auto":
+        name = "torch" if model.hf is not None else "llama-perplexity"
+    try:
+        known = stages.option_names("evaluate", name)
+    except PluginError as error:
+        raise PluginError(f"{str(error).rpartition(';')[0] or error}; name another with estimate.options.evaluator") from None
+    return stages.plugin("evaluate", name, {**_little_text(known, n_ctx, n_tokens), **values})
+
+
+def _little_text(known: Any, n_ctx: int, n_tokens: int) -> dict[str, Any]:
+    """The amount of text under whichever names the evaluator has for it; the reference's logits are kept between probes."""
+    wanted = {"n_ctx": n_ctx, "n_tokens": n_tokens, "n_chunks": max(2, n_tokens // n_ctx), "keep_base": True}
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 @dataclass(slots=True)

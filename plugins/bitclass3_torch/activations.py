@@ -9,29 +9,24 @@ makes the steps of its whole block coarse. The KL divergence that follows is, to
 It is computed as that: nothing is taken to be independent.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 from bitclass3_core.model import Model
 from bitclass3_core.qtypes import ACTIVATION_BLOCKS, activation_format, qtype
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.model import TorchModel
-    from bitclass3_torch.products import Product
+from bitclass3_torch.model import TorchModel
+from bitclass3_torch.products import ChangedInputs, Product, eager_experts
 
 _LEVELS = 127
 
 
-def rounding_error(inputs: "torch.Tensor", block: int) -> "torch.Tensor | None":
+def rounding_error(inputs: torch.Tensor, block: int) -> torch.Tensor | None:
     """The error round(x) - x of inputs [..., n_in] with one 8-bit scale for ``block`` columns.
 
     None if n_in is no multiple of ``block``.
     """
-    import torch
-
     n_in = inputs.shape[-1]
     if n_in % block:
         return None
@@ -52,11 +47,11 @@ class RoundingCosts:
         """Count the tokens of a chunk whose products are added next."""
         self._n_tokens += n_tokens
 
-    def add(self, product: "Product") -> None:
+    def add(self, product: Product) -> None:
         """Add one product. Its cost is known when the gradient of its output is."""
         inputs, weights, key, of_output = product.inputs.detach().float(), product.weights, product.key, product.of_output
 
-        def on_gradient(gradient: "torch.Tensor") -> None:
+        def on_gradient(gradient: torch.Tensor) -> None:
             by_input = of_output(gradient).detach().float() @ weights.detach().float()
             for name, block in ACTIVATION_BLOCKS.items():
                 error = rounding_error(inputs, block)
@@ -71,7 +66,8 @@ class RoundingCosts:
         return {name: 0.5 * total / max(self._n_tokens, 1) for name, total in self._sums.get(key, {}).items()}
 
 
-def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -> AbstractContextManager[Any]:
+@contextmanager
+def rounded_products(loaded: TorchModel, candidate: Model, activations: str) -> Iterator[None]:
     """While open, the inputs of every product are rounded as llama.cpp rounds them for the types of ``candidate``.
 
     ``activations``: ``cpu`` takes the block that belongs to the type, ``gpu`` blocks of 32 for every type, ``none`` rounds nothing. Where
@@ -84,18 +80,13 @@ def rounded_products(loaded: "TorchModel", candidate: Model, activations: str) -
             block = ACTIVATION_BLOCKS[form if activations == "cpu" else "Q8_0"]
             blocks[place.key] = max(block, blocks.get(place.key, 0))
     if not blocks:
-        return nullcontext()
+        yield
+        return
 
-    def change(key: str, inputs: "torch.Tensor") -> "torch.Tensor":
+    def change(key: str, inputs: torch.Tensor) -> torch.Tensor:
         error = rounding_error(inputs.float(), blocks[key]) if key in blocks else None
         return inputs if error is None else (inputs.float() + error).to(inputs.dtype)
 
-    return _rounded(loaded, {place.key: place.parameter for place in loaded.places.values()}, change)
-
-
-@contextmanager
-def _rounded(loaded: "TorchModel", parameters: dict[str, Any], change: Callable[[str, Any], Any]) -> Iterator[None]:
-    from bitclass3_torch.products import ChangedInputs, eager_experts
-
+    parameters = {place.key: place.parameter for place in loaded.places.values()}
     with eager_experts(loaded.net), ChangedInputs(parameters, change):
         yield

@@ -1,14 +1,10 @@
 """Powers of an embedding table, whose rows are looked up by token."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitclass3_core.sensitivity import Powers
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Embedding:
@@ -17,7 +13,7 @@ class Embedding:
     Rows that are exactly zero (padding) are left out: they stay zero in every type.
     """
 
-    def __init__(self, table: "torch.Tensor") -> None:
+    def __init__(self, table: torch.Tensor) -> None:
         n_vocab, self.n_in = table.shape
         self.used = (table.detach() != 0).any(1).cpu().numpy()
         self.counts = np.zeros(n_vocab)
@@ -25,7 +21,7 @@ class Embedding:
         self.column_power = np.zeros(self.n_in)
         self.has_gradients = False
 
-    def add(self, ids: NDArray[np.int64], gradient: "torch.Tensor | None") -> None:
+    def add(self, ids: NDArray[np.int64], gradient: torch.Tensor | None) -> None:
         """Add one chunk: ids [n], gradient [n, n_embd]; a row that was looked up several times gets the sum."""
         mine = self.used[ids]
         tokens, places, counts = np.unique(ids[mine], return_inverse=True, return_counts=True)

@@ -9,7 +9,6 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Sensitivity, fill_missing
 from bitclass3_torch import WEIGHT_BYTES
 from bitclass3_torch.model import load_torch_model
-from bitclass3_torch.statistics import collect
 from bitclass3_torch.tokens import token_chunks
 
 
@@ -43,6 +42,8 @@ def estimate(
     """
     loaded = load_torch_model(model, architecture, options.device, options.dtype)
     chunks, _ = token_chunks(loaded.tokenizer, corpus.calibration, options.n_tokens, options.n_ctx, "calibration")
+    from bitclass3_torch.statistics import collect
+
     tensors = collect(loaded, model, architecture, chunks, with_gradients, options.seed, progress)
     filled, notes = fill_missing(model, architecture.quantizable, tensors)
     return Sensitivity(filled, estimator, int(chunks.size), options.n_ctx, Corpus.fingerprint(corpus.calibration), notes)

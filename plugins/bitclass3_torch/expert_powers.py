@@ -12,50 +12,34 @@ Little is known of an expert with few tokens. With k < 64 tokens its own mean co
 expert counts as if one token more had reached it.
 
 What no Hessian says: where an error sends a token to another expert, the output jumps, and the KLD is of first order in the error.
-Where experts lie in the HF model is in ``hf_layouts.py``.
+Where experts lie in the HF model is in ``parameters.py``.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bitclass3_core.model import FloatArray
+from bitclass3_torch.dense_powers import TINY, MatrixKey, ProductSums
 from bitclass3_torch.places import AxisPowers
-from bitclass3_torch.sums import Array64, Sums, WeightGradients, energies
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.products import Product
+from bitclass3_torch.products import Product
+from bitclass3_torch.sums import Array64, energies
 
 ENOUGH_TOKENS = 64
-_TINY = float(np.finfo(np.float32).tiny)
-_Key = tuple[str, int]  # parameter and expert
 
 
-class RoutedSums:
+class RoutedSums(ProductSums):
     """Sums over the routed tokens, one vector for each expert of each stack."""
 
     def __init__(self, with_gradients: bool) -> None:
-        self._with_gradients = with_gradients
-        self._inputs = Sums[_Key]()
-        self._gradients = WeightGradients[_Key]()
-        self._n_tokens: dict[_Key, int] = {}
-        self._inputs_last: dict[str, bool] = {}
+        super().__init__(with_gradients)
+        self._n_tokens: dict[MatrixKey, int] = {}
 
-    def add(self, product: "Product") -> None:
+    def add(self, product: Product) -> None:
         """Add one expert's product: its inputs now, its output's gradient when it is known."""
-        key, inputs, of_output = (product.key, product.matrix), product.inputs.detach(), product.of_output
-        self._inputs.add(key, inputs)
-        self._n_tokens[key] = self._n_tokens.get(key, 0) + int((energies(inputs) > 0).sum())
-        self._inputs_last[product.key] = product.inputs_last
-        if self._with_gradients and product.output.requires_grad:
-
-            def on_gradient(gradient: "torch.Tensor") -> None:
-                self._gradients.add(key, of_output(gradient), inputs)
-
-            product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
+        super().add(product)
+        key = product.key, product.matrix
+        self._n_tokens[key] = self._n_tokens.get(key, 0) + int((energies(product.inputs) > 0).sum())
 
     def counts(self, key: str, n_experts: int) -> Array64:
         """Tokens that reached each expert [n_experts]."""
@@ -80,7 +64,7 @@ class RoutedSums:
         return (frequencies(counts, n_tokens)[:, None] * means).astype(np.float32)
 
 
-def _stacked(sums: Mapping[_Key, Array64], key: str, n_experts: int) -> Array64:
+def _stacked(sums: Mapping[MatrixKey, Array64], key: str, n_experts: int) -> Array64:
     """[n_experts, n], zero where no token went."""
     n = next(len(values) for (found, _), values in sums.items() if found == key)
     return np.stack([sums.get((key, expert), np.zeros(n)) for expert in range(n_experts)])
@@ -91,8 +75,8 @@ def shrunk(sums: Array64, weights: Array64, counts: Array64) -> Array64:
 
     Where an expert has fewer than ``ENOUGH_TOKENS`` tokens, its mean is blended with that of its layer.
     """
-    mean = sums.sum(0) / max(weights.sum(), _TINY)
-    own = np.where(weights[:, None] > 0, sums / np.maximum(weights, _TINY)[:, None], mean)
+    mean = sums.sum(0) / max(weights.sum(), TINY)
+    own = np.where(weights[:, None] > 0, sums / np.maximum(weights, TINY)[:, None], mean)
     trust = np.minimum(counts / ENOUGH_TOKENS, 1)[:, None]
     blended: Array64 = trust * own + (1 - trust) * mean
     return blended

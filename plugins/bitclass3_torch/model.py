@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitclass3_core.errors import ConfigError, ModelFileError, PluginError
 from bitclass3_core.model import Architecture, FloatArray, Model
 from bitclass3_core.sensitivity import Powers
-from bitclass3_torch.parameters import find_places
-from bitclass3_torch.places import TorchPlace
 
 if TYPE_CHECKING:
     import torch
+
+    from bitclass3_torch.places import TorchPlace
 
 EMBEDDING = "token_embd.weight"
 
@@ -25,13 +26,15 @@ class TorchModel:
     net: Any
     tokenizer: Any
     device: "torch.device"
-    places: dict[str, TorchPlace]
+    places: "dict[str, TorchPlace]"
     head: Any | None  # the tied head, whose products count for token_embd.weight
 
-    @property
-    def modules(self) -> dict[str, Any]:
-        """The module that owns each tensor's parameter, by ggml name."""
-        return {name: place.module for name, place in self.places.items()}
+    def logits(self, chunk: "NDArray[np.int64]") -> "torch.Tensor":
+        """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
+        import torch
+
+        answer: torch.Tensor = self.net(input_ids=torch.from_numpy(chunk)[None].to(self.device), use_cache=False).logits[0]
+        return answer
 
     def set_weight(self, name: str, values: "FloatArray | torch.Tensor", architecture: Architecture) -> None:
         """Put rows [n_rows, n_in] in the GGUF's order into the model's parameter, in HF's order."""
@@ -143,6 +146,8 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     _require_transformers()
     where = pick_device(device)
     net, tokenizer = _load_hf(model, where, pick_dtype(dtype, where))
+    from bitclass3_torch.parameters import find_places
+
     places = find_places(net, model, architecture)
     if not places:
         raise ModelFileError(

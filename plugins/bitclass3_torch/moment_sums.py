@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import torch
 
 from bitclass3_torch.model import EMBEDDING, TorchModel
 from bitclass3_torch.places import TorchPlace
+from bitclass3_torch.products import Product
 from bitclass3_torch.sums import Gram, energies, limited
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.products import Product
 
 
 @dataclass(slots=True)
@@ -21,7 +18,7 @@ class MatrixSums:
     inputs: Gram = field(default_factory=Gram)
     gradients: Gram = field(default_factory=Gram)
     n_tokens: int = 0
-    judged: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
+    judged: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
 
 class MomentSums:
@@ -38,20 +35,17 @@ class MomentSums:
         self.judging = False
         self._n_rows_max = n_rows_max
 
-    def product(self, product: "Product") -> None:
+    def product(self, product: Product) -> None:
         """Take one product; it is added when its output's gradient is known."""
         sums = self.sums.get((product.key, product.matrix))
         if sums is None or not product.output.requires_grad:
             return
-        x, of_output = product.inputs.detach(), product.of_output
+        x, of_output, is_stacked = product.inputs.detach(), product.of_output, self.parameters[product.key].ndim == 3
+        product.output.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._add(sums, _flat(x), _flat(of_output(gradient)), is_stacked)
+        )
 
-        def on_gradient(gradient: "torch.Tensor") -> None:
-            self._add(sums, _flat(x), _flat(of_output(gradient)), is_stacked)
-
-        is_stacked = self.parameters[product.key].ndim == 3
-        product.output.register_hook(on_gradient)  # type: ignore[no-untyped-call]
-
-    def _add(self, sums: MatrixSums, x: "torch.Tensor", g: "torch.Tensor", is_stacked: bool) -> None:
+    def _add(self, sums: MatrixSums, x: torch.Tensor, g: torch.Tensor, is_stacked: bool) -> None:
         few_rows = g.shape[1] <= self._n_rows_max and not is_stacked
         if self.judging:
             if few_rows:
@@ -65,7 +59,7 @@ class MomentSums:
             sums.gradients.add(g, _token_weights(g_energy, x_energy))
         sums.n_tokens += len(x)
 
-    def lookup(self, rows: "torch.Tensor", gradient: "torch.Tensor") -> None:
+    def lookup(self, rows: torch.Tensor, gradient: torch.Tensor) -> None:
         """Add one chunk's looked-up rows [1, n_ctx, n_embd] by their gradients; rows of zeros are zero in every type and say nothing."""
         if not self.judging:
             g = _flat(gradient)[(_flat(rows) != 0).any(1)]
@@ -73,11 +67,11 @@ class MomentSums:
             self.lookups.n_tokens += rows.shape[0] * rows.shape[1]
 
 
-def _flat(values: "torch.Tensor") -> "torch.Tensor":
+def _flat(values: torch.Tensor) -> torch.Tensor:
     return values.detach().float().reshape(-1, values.shape[-1])
 
 
-def _token_weights(own: "torch.Tensor", other: "torch.Tensor") -> "torch.Tensor":
+def _token_weights(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Weights [n_tokens]: one half is the other side's energy, the other half is the same for all but massive tokens.
 
     Each half is scaled so that its mean, weighted by the own energy, is 1.

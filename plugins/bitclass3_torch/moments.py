@@ -14,9 +14,9 @@ The moments of many tensors need more memory than there is: ``moment_groups`` pa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture
@@ -26,9 +26,7 @@ from bitclass3_torch.loss import sampled_label_loss
 from bitclass3_torch.model import EMBEDDING, TorchModel
 from bitclass3_torch.moment_sums import MatrixSums, MomentSums, n_matrices
 from bitclass3_torch.places import TorchPlace
-
-if TYPE_CHECKING:
-    import torch
+from bitclass3_torch.products import Products, eager_experts
 
 JUDGE_SHARE = 8  # one chunk in so many is left out of the moments, to judge by
 MAX_JUDGED = 2  # chunks
@@ -43,10 +41,10 @@ class TensorMoments:
     tokens that are in neither moment; None where G is, or if no chunk was left out.
     """
 
-    inputs: "torch.Tensor"
-    gradients: "torch.Tensor | None" = None
-    judged_x: "torch.Tensor | None" = None
-    judged_g: "torch.Tensor | None" = None
+    inputs: torch.Tensor
+    gradients: torch.Tensor | None = None
+    judged_x: torch.Tensor | None = None
+    judged_g: torch.Tensor | None = None
 
     def on_cpu(self) -> "TensorMoments":
         """The same moments in the CPU's memory."""
@@ -96,10 +94,6 @@ def tensor_moments(
     Each chunk goes forward and backward once, for all tensors. The passes are over when this returns. The iterator puts one tensor after
     the other into the GGUF's order and into the CPU's memory; a tensor that no product used is left out.
     """
-    import torch
-
-    from bitclass3_torch.products import Products, eager_experts
-
     sums = MomentSums(loaded, names, max_rows(memory_bytes))
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     n_judged = min(MAX_JUDGED, len(chunks) // JUDGE_SHARE)
@@ -109,7 +103,7 @@ def tensor_moments(
             for number, chunk in enumerate(chunks):
                 sums.judging = number >= len(chunks) - n_judged
                 with Products(sums.parameters, sums.product):
-                    logits = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
+                    logits = loaded.logits(chunk)
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
                 progress.advance()
     finally:
@@ -118,7 +112,7 @@ def tensor_moments(
     return ((name, moments.on_cpu()) for name, moments in found if moments is not None)
 
 
-def _begin(rows: "torch.Tensor", sums: MomentSums, is_wanted: bool) -> "torch.Tensor":
+def _begin(rows: torch.Tensor, sums: MomentSums, is_wanted: bool) -> torch.Tensor:
     """Let gradients begin at the looked-up rows, because all weights are frozen; where the table's are wanted, they are added."""
     rows.requires_grad_(True)
     if is_wanted:
@@ -144,15 +138,13 @@ def _moments_of(name: str, all_sums: MomentSums, loaded: TorchModel, architectur
     g = place.output_rows(place.output_rows(g).T)
     judged_x, judged_g = None, None
     if sums.judged:
-        judged_x = _reordered(_joined(sums.judged, 0), columns)
-        judged_g = _reordered(place.output_rows(_joined(sums.judged, 1)), rows)
+        x, of_outputs = (torch.cat(values) for values in zip(*sums.judged, strict=True))
+        judged_x, judged_g = _reordered(x, columns), _reordered(place.output_rows(of_outputs), rows)
     return TensorMoments(a, g if rows is None else g[rows][:, rows], judged_x, judged_g)
 
 
-def _stack_moments(experts: Sequence[MatrixSums]) -> "torch.Tensor | None":
+def _stack_moments(experts: Sequence[MatrixSums]) -> torch.Tensor | None:
     """A of each expert [n_experts, n_in, n_in], as if ``ENOUGH_TOKENS`` more tokens with the layer's mean had reached it."""
-    import torch
-
     n_tokens = sum(sums.n_tokens for sums in experts)
     own = [sums.inputs.mean(1) for sums in experts]
     known = [total for total in own if total is not None]
@@ -167,13 +159,7 @@ def _stack_moments(experts: Sequence[MatrixSums]) -> "torch.Tensor | None":
     )
 
 
-def _joined(pairs: Sequence[tuple["torch.Tensor", "torch.Tensor"]], which: int) -> "torch.Tensor":
-    import torch
-
-    return torch.cat([pair[which] for pair in pairs])
-
-
-def _reordered(values: "torch.Tensor", order: NDArray[np.int64] | None) -> "torch.Tensor":
+def _reordered(values: torch.Tensor, order: NDArray[np.int64] | None) -> torch.Tensor:
     return values if order is None else values[:, order]
 
 

@@ -1,17 +1,14 @@
 """A ggml tensor's place in the HF model: reads and writes its rows, and cuts its powers out of the parameter's."""
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import mul
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any
 
 import numpy as np
+import torch
 
 from bitclass3_core.model import FloatArray, IndexArray, Place, Rows
 from bitclass3_core.sensitivity import Powers
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class TorchPlace:
         stacked = self.parameter.ndim == 3 if self.cut.shape is None else len(self.cut.shape) == 3
         return (n_stack, *matrix) if stacked else matrix
 
-    def _stack(self) -> "torch.Tensor":
+    def _stack(self) -> torch.Tensor:
         """The parameter as a view [n_stack or 1, n_rows, n_columns], before rows and columns are taken."""
         values: torch.Tensor = self.parameter.detach()
         if self.cut.shape is not None:
@@ -54,18 +51,14 @@ class TorchPlace:
 
     def read(self, rows: IndexArray) -> FloatArray:
         """Rows [n, n_in] of what is cut out, those of all experts counted one after the other, as the GGUF would hold them."""
-        import torch
-
         stack = self._stack()
         own_rows = _taken(self.cut.rows, stack.shape[1])
         which, row = np.divmod(rows, len(own_rows))
         values: FloatArray = stack[torch.from_numpy(which), torch.from_numpy(own_rows[row])].float().cpu().numpy()
         return values[:, _taken(self.cut.columns, stack.shape[2])] * self._row_scale(rows)
 
-    def write(self, values: "FloatArray | torch.Tensor", first_matrix: int = 0) -> None:
+    def write(self, values: FloatArray | torch.Tensor, first_matrix: int = 0) -> None:
         """Put rows [n, n_in] into the parameter: whole matrices, from ``first_matrix`` of the stack on."""
-        import torch
-
         n_rows = self.shape[-2]
         for number in range(len(values) // n_rows):
             first_row = (first_matrix + number) * n_rows
@@ -75,7 +68,7 @@ class TorchPlace:
             with torch.no_grad():
                 self._put(self._stack()[first_matrix + number], block)
 
-    def _put(self, matrix: "torch.Tensor", block: "torch.Tensor") -> None:
+    def _put(self, matrix: torch.Tensor, block: torch.Tensor) -> None:
         rows, columns = self.cut.rows, self.cut.columns
         block = block.to(matrix.dtype).to(matrix.device)
         if not isinstance(rows, np.ndarray) and not isinstance(columns, np.ndarray):
@@ -85,17 +78,15 @@ class TorchPlace:
 
     def _row_scale(self, rows: IndexArray) -> FloatArray:
         """The conversion's factor of each of the rows, [n, 1]."""
-        n_rows = reduce(mul, self.shape[:-1])
+        n_rows = prod(self.shape[:-1])
         scale: FloatArray = np.broadcast_to(np.asarray(self.cut.scale, np.float32), (n_rows,))[rows][:, None]
         return scale
 
-    def output_rows(self, gradients: "torch.Tensor") -> "torch.Tensor":
+    def output_rows(self, gradients: torch.Tensor) -> torch.Tensor:
         """Gradients [n, n_rows] at the tensor's rows, out of ``gradients`` [n, n_out] at the parameter's outputs.
 
         They are those of the weights as the GGUF has them.
         """
-        import torch
-
         rows = _taken(self.cut.rows, gradients.shape[1])
         taken = gradients[:, torch.from_numpy(rows).to(gradients.device)]
         if _is_one(self.cut.scale):
@@ -104,9 +95,9 @@ class TorchPlace:
 
     def powers(self, axes: AxisPowers) -> Powers:
         """The tensor's powers, cut out of its parameter's; columns and rows in HF's order."""
-        last, other = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)
-        rows = _cut(other, self.cut, -2)
-        columns = _cut(last, self.cut, -1)
+        columns, rows = (axes.inputs, axes.outputs) if axes.inputs_last else (axes.outputs, axes.inputs)
+        if rows is not None and self.cut.shape is not None:  # for each matrix of what the parameter is reshaped to
+            rows = rows.reshape(-1, self.cut.shape[-2])
         along_columns = axes.inputs_last
         if self.cut.transposed:
             rows, columns, along_columns = columns, rows, not along_columns
@@ -141,13 +132,6 @@ def _taken(which: Rows, n: int) -> IndexArray:
 
 def _take(vectors: FloatArray | None, which: Rows) -> FloatArray | None:
     return vectors if vectors is None or which is None else vectors[:, which]
-
-
-def _cut(vectors: FloatArray | None, cut: Place, axis: int) -> FloatArray | None:
-    """Vectors [n_stack or 1, n] along an axis of the parameter, for each matrix of what it is reshaped to."""
-    if vectors is None or cut.shape is None or axis == -1:
-        return vectors
-    return vectors.reshape(-1, cut.shape[-2])
 
 
 def _with_inputs_scale(inputs: FloatArray | None, gradients: FloatArray | None, n_in: int) -> tuple[FloatArray | None, FloatArray]:

@@ -6,15 +6,12 @@ tail is exact.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitclass3_torch.model import TorchModel
-
-if TYPE_CHECKING:
-    import torch
 
 N_LIKELIEST = 512  # of each position: 6 bytes each, 3 KiB a token whatever the vocabulary
 _ALMOST_ONE = 1 - 1e-6
@@ -24,36 +21,24 @@ _ALMOST_ONE = 1 - 1e-6
 class Predictions:
     """Predictions at n positions: the likeliest ``tokens`` [n, k], their ``log_p`` [n, k], and ``log_rest`` [n] of all others together."""
 
-    tokens: "torch.Tensor"
-    log_p: "torch.Tensor"
-    log_rest: "torch.Tensor"
-
-
-def logits(loaded: TorchModel, chunk: NDArray[np.int64]) -> "torch.Tensor":
-    """Logits [n_ctx, n_vocab] of one chunk [n_ctx]."""
-    import torch
-
-    answer: torch.Tensor = loaded.net(input_ids=torch.from_numpy(chunk)[None].to(loaded.device), use_cache=False).logits[0]
-    return answer
+    tokens: torch.Tensor
+    log_p: torch.Tensor
+    log_rest: torch.Tensor
 
 
 def predictions(loaded: TorchModel, chunk: NDArray[np.int64]) -> Predictions:
     """What the model predicts for one chunk [n_ctx] with its present weights."""
-    import torch
-
     with torch.no_grad():
-        every = logits(loaded, chunk).float().log_softmax(-1)
+        every = loaded.logits(chunk).float().log_softmax(-1)
         log_p, tokens = every.topk(min(N_LIKELIEST, every.shape[-1]), -1)
         return Predictions(tokens.int(), log_p.half(), _log_rest(log_p))
 
 
-def _log_rest(log_p: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
+def _log_rest(log_p: torch.Tensor) -> torch.Tensor:
     return torch.log1p(-log_p.exp().sum(-1).clamp(max=_ALMOST_ONE))
 
 
-def divergence(of: "torch.Tensor", source: Predictions) -> "torch.Tensor":
+def divergence(of: torch.Tensor, source: Predictions) -> torch.Tensor:
     """KL divergence, nats at each position [n], from the source's kept predictions to those of logits ``of`` [n, n_vocab]."""
     log_q = of.float().log_softmax(-1).gather(1, source.tokens.long())
     log_p = source.log_p.float()

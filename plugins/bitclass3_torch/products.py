@@ -7,12 +7,10 @@ its parameters: transformers' eager experts do, its grouped and batched ones cop
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
-
-if TYPE_CHECKING:
-    import torch
 
 _LINEAR = frozenset({"linear"})
 _PRODUCTS = frozenset({"matmul", "__matmul__", "mm", "bmm"})
@@ -29,11 +27,11 @@ class Product:
 
     key: str
     matrix: int
-    inputs: "torch.Tensor"
-    weights: "torch.Tensor"
-    output: "torch.Tensor"
+    inputs: torch.Tensor
+    weights: torch.Tensor
+    output: torch.Tensor
     inputs_last: bool
-    of_output: Callable[["torch.Tensor"], "torch.Tensor"]
+    of_output: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +103,14 @@ class Products(TorchFunctionMode):
 
 def _storage(values: Any) -> int:
     """Address of the memory that holds the values; 0 for what has none."""
-    import torch
-
     return int(values.untyped_storage().data_ptr()) if isinstance(values, torch.Tensor) else 0
 
 
-def _swapped(values: "torch.Tensor") -> "torch.Tensor":
+def _swapped(values: torch.Tensor) -> torch.Tensor:
     return values.transpose(-1, -2)
 
 
-def _picker(matrix: int, of_output: Callable[["torch.Tensor"], "torch.Tensor"]) -> Callable[["torch.Tensor"], "torch.Tensor"]:
+def _picker(matrix: int, of_output: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda values: of_output(values[matrix])
 
 

@@ -16,29 +16,25 @@ whose embedding is zero x stays zero, while g grows by 1/sqrt(eps) in each RMSNo
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, TensorSensitivity
 from bitclass3_torch.activations import RoundingCosts
-from bitclass3_torch.dense_powers import DenseSums
+from bitclass3_torch.dense_powers import TINY, DenseSums
 from bitclass3_torch.embedding_powers import Embedding
 from bitclass3_torch.expert_powers import ENOUGH_TOKENS, RoutedSums
 from bitclass3_torch.loss import sampled_label_loss
 from bitclass3_torch.model import EMBEDDING, TorchModel, in_gguf_order
 from bitclass3_torch.places import AxisPowers, TorchPlace
-
-if TYPE_CHECKING:
-    import torch
-
-    from bitclass3_torch.products import Product
+from bitclass3_torch.products import Product, Products, eager_experts
 
 ROUNDING_EVERY = 4  # chunks: one number for each tensor is known well after few, and it costs a product more
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Collector:
@@ -49,16 +45,14 @@ class Collector:
         self._with_gradients = with_gradients
         self._dense, self._routed = DenseSums(with_gradients), RoutedSums(with_gradients)
         self._rounding, self._n_chunks, self._looks_at_rounding = RoundingCosts(), 0, False
-        self._embedding: Embedding | None = None
         self._gradient: torch.Tensor | None = None
         self._parameters = {place.key: place.parameter for place in loaded.places.values()}
         table = loaded.places.get(EMBEDDING)
-        if table is not None:
-            self._embedding = Embedding(table.parameter)
+        self._embedding = None if table is None else Embedding(table.parameter)
         module = loaded.net.get_input_embeddings() if table is None else table.module
-        self._handles: list[Any] = [module.register_forward_hook(self._on_lookup)]
+        self._handle: Any = module.register_forward_hook(self._on_lookup)
 
-    def _seen(self, product: "Product") -> None:
+    def _seen(self, product: Product) -> None:
         if self._looks_at_rounding and product.output.requires_grad:
             self._rounding.add(product)
         (self._routed if self._parameters[product.key].ndim == 3 else self._dense).add(product)
@@ -69,16 +63,11 @@ class Collector:
             output.register_hook(self._keep_gradient)
         return output
 
-    def _keep_gradient(self, gradient: "torch.Tensor") -> None:
+    def _keep_gradient(self, gradient: torch.Tensor) -> None:
         self._gradient = gradient.detach()
 
-    def run_chunk(self, ids: NDArray[np.int64], generator: "torch.Generator") -> None:
+    def run_chunk(self, ids: NDArray[np.int64], generator: torch.Generator) -> None:
         """Send one chunk [n_ctx] forward, and backward from a label that is sampled at every position."""
-        import torch
-
-        from bitclass3_torch.products import Products
-
-        tokens = torch.from_numpy(ids)[None].to(self._loaded.device)
         self._gradient = None
         self._looks_at_rounding = self._with_gradients and self._n_chunks % ROUNDING_EVERY == 0
         if self._looks_at_rounding:
@@ -86,16 +75,15 @@ class Collector:
         self._n_chunks += 1
         with torch.set_grad_enabled(self._with_gradients):
             with Products(self._parameters, self._seen):
-                logits = self._loaded.net(input_ids=tokens, use_cache=False).logits[0]
+                logits = self._loaded.logits(ids)
             if self._with_gradients:
                 sampled_label_loss(logits, generator).backward()  # type: ignore[no-untyped-call]
         if self._embedding is not None:
             self._embedding.add(ids, None if self._gradient is None else self._gradient[0])
 
     def close(self) -> None:
-        """Remove the hooks from the model."""
-        for handle in self._handles:
-            handle.remove()
+        """Remove the hook from the model."""
+        self._handle.remove()
 
     def _linear(self, name: str, place: TorchPlace, n_tokens: int) -> Powers | None:
         if name == EMBEDDING and self._loaded.head is None:  # a product with that parameter is the GGUF's own output.weight's
@@ -147,7 +135,7 @@ class Collector:
         }
         if name not in gradients:
             return {}
-        share = gradients[name] / max(sum(gradients.values()), _TINY)
+        share = gradients[name] / max(sum(gradients.values()), TINY)
         return {form: cost * share for form, cost in self._rounding.costs(key).items()}
 
 
@@ -161,10 +149,6 @@ def collect(
     progress: Progress,
 ) -> dict[str, TensorSensitivity]:
     """Powers of every tensor that torch can see, over ``chunks`` [n_chunks, n_ctx]; warns of experts that too few tokens reached."""
-    import torch
-
-    from bitclass3_torch.products import eager_experts
-
     generator = torch.Generator(device=loaded.device).manual_seed(seed)
     collector = Collector(loaded, with_gradients)
     progress.begin(f"estimate {model.name}", len(chunks))

@@ -1,12 +1,10 @@
 """Sums of squares and of products over tokens and over chunks, and the energy |x|^2 of tokens."""
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
 
 Array64 = NDArray[np.float64]
 Key = TypeVar("Key")
@@ -20,7 +18,7 @@ class Sums(Generic[Key]):
     def __init__(self) -> None:
         self.values: dict[Key, Array64] = {}
 
-    def add(self, key: Key, tensor: "torch.Tensor") -> None:
+    def add(self, key: Key, tensor: torch.Tensor) -> None:
         """Add the squares of [..., n], summed over all but the last dimension."""
         squares = tensor.detach().float().reshape(-1, tensor.shape[-1]).square()
         summed = squares.sum(0).cpu().numpy().astype(np.float64)
@@ -34,13 +32,11 @@ class WeightGradients(Generic[Key]):
         self.rows: dict[Key, Array64] = {}
         self.columns: dict[Key, Array64] = {}
 
-    def add(self, key: Key, gradients: "torch.Tensor", inputs: "torch.Tensor") -> None:
+    def add(self, key: Key, gradients: torch.Tensor, inputs: torch.Tensor) -> None:
         """Add the square of one chunk's gradient, the sum of g x^T over its tokens: ``gradients`` [..., n_out], ``inputs`` [..., n_in].
 
         In float32 whatever the model's type is: the sum is over terms of either sign.
         """
-        import torch
-
         g, x = (values.detach().reshape(-1, values.shape[-1]).float() for values in (gradients, inputs))
         step = max(1, _BLOCK_WEIGHTS // x.shape[1])
         rows, columns = [], x.new_zeros(x.shape[1])
@@ -59,7 +55,7 @@ class Gram:
     def __init__(self) -> None:
         self._upper: torch.Tensor | None = None
 
-    def add(self, x: "torch.Tensor", weights: "torch.Tensor | None" = None) -> None:
+    def add(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         """Add tokens x [n_tokens, n], each times its weight; without ``weights`` [n_tokens] the weight is 1."""
         n = x.shape[1]
         if self._upper is None:
@@ -68,16 +64,16 @@ class Gram:
         for begin in range(0, n, _STRIPE):
             self._upper[begin : begin + _STRIPE, begin:].addmm_(weighted[begin : begin + _STRIPE], x[:, begin:])
 
-    def mean(self, n_tokens: int) -> "torch.Tensor | None":
+    def mean(self, n_tokens: int) -> torch.Tensor | None:
         """The sum [n, n] divided by ``n_tokens``; None if nothing was added."""
         return None if self._upper is None else (self._upper.triu() + self._upper.triu(1).T) / n_tokens
 
 
-def energies(inputs: "torch.Tensor") -> "torch.Tensor":
+def energies(inputs: torch.Tensor) -> torch.Tensor:
     """|x|^2 of each token [...] of ``inputs`` [..., n_in]."""
     return inputs.detach().float().square().sum(-1)
 
 
-def limited(energy: "torch.Tensor", median: "torch.Tensor") -> "torch.Tensor":
+def limited(energy: torch.Tensor, median: torch.Tensor) -> torch.Tensor:
     """energy / median, at most 1; if the median is 0, 1 for every token that has energy."""
     return (energy / median).clamp(max=1.0) if median > 0 else (energy > 0).float()

@@ -5,14 +5,11 @@ and KV cache.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 from bitclass3_torch import WEIGHT_BYTES
-from bitclass3_torch.activations import rounded_products
 from bitclass3_torch.model import TorchModel, load_torch_model
 from bitclass3_torch.tokens import token_chunks
-from numpy.typing import NDArray
 from pydantic import Field
 
 from bitclass3_core import hookimpl
@@ -22,12 +19,6 @@ from bitclass3_core.evaluation import Evaluation, summarize
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.options import Demands, PluginOptions, Work
 from bitclass3_core.progress import Progress
-from bitclass3_torch_evaluator.probes import drawn_tensors, tensor_klds
-from bitclass3_torch_evaluator.scores import Scores, reference_logits, score_chunk
-
-if TYPE_CHECKING:
-    import torch
-
 
 BITCLASS3_ANSWERS = "15b8a0b4c46d"  # changes when the answers do
 
@@ -56,12 +47,6 @@ class Options(PluginOptions):
         return Demands((1 + work.n_files) * 2 * self.n_tokens * work.n_params, n_bytes=WEIGHT_BYTES * work.n_params)
 
 
-def _put_weights(loaded: TorchModel, source: Model, architecture: Architecture) -> None:
-    """Put every tensor of a GGUF into the model, one tensor or expert at a time."""
-    for name in loaded.places:
-        loaded.load_weight(name, source, architecture)
-
-
 def _check_candidates(loaded: TorchModel, reference: Model, candidates: list[Model], architecture: Architecture) -> None:
     lost = sorted(architecture.quantizable - set(loaded.places))
     if lost:
@@ -74,30 +59,6 @@ def _check_candidates(loaded: TorchModel, reference: Model, candidates: list[Mod
                 raise ModelFileError(
                     f"{candidate.path.name} is no quantization of {reference.path.name}: {name} is missing or has another shape"
                 )
-
-
-def _score_group(
-    loaded: TorchModel,
-    reference: Model,
-    candidates: list[Model],
-    architecture: Architecture,
-    chunks: NDArray[np.int64],
-    scores: list[Scores],
-    activations: str,
-    progress: Progress,
-) -> None:
-    """Score a group of chunks whose reference logits fit into memory together."""
-    _put_weights(loaded, reference, architecture)
-    logits: list[torch.Tensor] = []
-    for chunk in chunks:
-        logits.append(reference_logits(loaded, chunk))
-        progress.advance()
-    for candidate, score in zip(candidates, scores, strict=True):
-        _put_weights(loaded, candidate, architecture)
-        with rounded_products(loaded, candidate, activations):
-            for chunk, expected in zip(chunks, logits, strict=True):
-                score.add(score_chunk(loaded, chunk, expected))
-                progress.advance()
 
 
 @hookimpl
@@ -113,39 +74,16 @@ def bitclass3_evaluate(
     n_vocab: Any = loaded.net.config.get_text_config().vocab_size
     per_chunk = (options.n_ctx - options.n_ctx // 2) * n_vocab * 4
     group = max(1, (options.logits_mib << 20) // per_chunk)
-    scores = [Scores() for _ in candidates]
+    from bitclass3_torch_evaluator.bench import Bench
+
+    bench = Bench(loaded, reference, architecture, options.activations, progress)
     progress.begin("evaluate", len(chunks) * (len(candidates) + 1))
-    for begin in range(0, len(chunks), group):
-        _score_group(
-            loaded, reference, candidates, architecture, chunks[begin : begin + group], scores, options.activations, progress
-        )
+    scores = bench.scores(candidates, chunks, group)
     progress.end()
-    probed = [_probed(loaded, reference, candidate, architecture, chunks, options, progress) for candidate in candidates]
+    probed = [bench.tensor_klds(candidate, options.n_probes, chunks[:PROBED_CHUNKS]) for candidate in candidates]
     scored_domains = domains[:, options.n_ctx // 2 + 1 :].reshape(-1)
     summaries = [
         summarize(c.path.stem, s.kld, s.same_top1, s.nll, s.reference_nll, scored_domains, len(chunks), "torch")
         for c, s in zip(candidates, scores, strict=True)
     ]
     return [replace(summary, tensor_kld=klds) for summary, klds in zip(summaries, probed, strict=True)]
-
-
-def _probed(
-    loaded: TorchModel,
-    reference: Model,
-    candidate: Model,
-    architecture: Architecture,
-    chunks: NDArray[np.int64],
-    options: Options,
-    progress: Progress,
-) -> dict[str, float]:
-    """Mean KLD of single tensors of the candidate, by name, on the first few chunks; empty if none are asked for."""
-    if not options.n_probes:
-        return {}
-    few = chunks[:PROBED_CHUNKS]
-    names = drawn_tensors(loaded, reference, candidate, options.n_probes)
-    progress.begin(f"probe {candidate.path.stem}", len(names))
-    _put_weights(loaded, reference, architecture)
-    expected = [reference_logits(loaded, chunk) for chunk in few]
-    klds = tensor_klds(loaded, reference, candidate, architecture, names, few, expected, options.activations, progress)
-    progress.end()
-    return klds

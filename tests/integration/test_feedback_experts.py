@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bitclass3_gguf import Options
-from bitclass3_gguf.rounded import kept_in, round_with_feedback
+from bitclass3_gguf.rounded import Export, kept_in, round_with_feedback
 from bitclass3_qwen3 import bitclass3_architecture as qwen3
 from bitclass3_qwen35moe import bitclass3_architecture as qwen35moe
 from bitclass3_torch.model import TorchModel, load_torch_model
@@ -53,8 +53,9 @@ def test_every_expert_is_nearer_on_its_own_tokens(
     q = "Q4_0"  # rows of 128 columns too
     allocation = Allocation(dict.fromkeys(stacks, q))
     nothing = Sensitivity({}, "none", 0, 0, "")
-    kept = kept_in(tmp_path, model, allocation, nothing, CORPUS, OPTIONS)
-    round_with_feedback(model, architecture, allocation, nothing, CORPUS, kept, OPTIONS, Silent())
+    export = Export(model, architecture, allocation, nothing, CORPUS, OPTIONS, Silent())
+    kept = kept_in(tmp_path, export)
+    round_with_feedback(export, kept)
     loaded = load_torch_model(model, architecture, "cpu", "float32")
     for stack in stacks:
         info = model.tensors[stack]

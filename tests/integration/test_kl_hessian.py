@@ -146,7 +146,7 @@ def test_in_power_is_the_mean_square_of_the_input(example: Any, chunks: np.ndarr
     model, architecture, loaded = example
     name = "blk.1.ssm_out.weight"  # its columns are permuted by the conversion
     seen: list[torch.Tensor] = []
-    handle = loaded.modules[name].register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].detach()[0]))
+    handle = loaded.places[name].module.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].detach()[0]))
     logits_of(loaded, chunks[:2])
     handle.remove()
     expected = torch.cat(seen).double().square().mean(0).numpy()[architecture.column_order[name]]
@@ -159,11 +159,11 @@ def test_in_power_is_the_mean_square_of_the_input(example: Any, chunks: np.ndarr
 
 def test_gguf_weights_put_into_the_hf_model_change_nothing(example: Any, chunks: np.ndarray) -> None:
     model, architecture, loaded = example
-    before = {name: module.weight.clone() for name, module in loaded.modules.items()}
-    for name in loaded.modules:
+    before = {name: place.module.weight.clone() for name, place in loaded.places.items()}
+    for name in before:
         loaded.set_weight(name, model.read(name), architecture)
-    assert set(loaded.modules) == architecture.quantizable
-    assert all(torch.equal(before[name], module.weight) for name, module in loaded.modules.items())
+    assert set(before) == architecture.quantizable
+    assert all(torch.equal(before[name], place.module.weight) for name, place in loaded.places.items())
 
 
 def test_a_model_does_not_diverge_from_itself(example: Any) -> None:
@@ -198,7 +198,7 @@ def test_factors_have_the_row_and_column_sums_of_the_diagonal(example: Any, chun
         output.register_hook(lambda gradient: gradients.append(gradient[0].double()))
         seen.append((inputs[0].detach()[0].double(), gradients))
 
-    handle = loaded.modules[name].register_forward_hook(watch)
+    handle = loaded.places[name].module.register_forward_hook(watch)
     powers = collect(loaded, model, architecture, chunks[:2], True, 0, Silent())[name].linear
     handle.remove()
     diagonal = sum((g[0].T @ x).square() for x, g in seen) / chunks[:2].size

@@ -14,6 +14,7 @@ import bitclass3_core
 from bitclass3_core.at_work import working
 from bitclass3_core.corpus import Corpus, read_documents
 from bitclass3_core.errors import ConfigError
+from bitclass3_core.progress import Silent
 from bitclass3_core.sensitivity import Sensitivity
 
 SHAPES = {
@@ -129,12 +130,18 @@ def test_a_sibling_with_other_wrappers_gets_its_own_sensitivity(opened: Callable
     assert (tmp_path / "wrapped.txt").read_text() == "estimate\n"
 
 
-def test_a_run_again_with_other_wrappers_estimates_again(opened: Callable[..., Any], tmp_path: Path) -> None:
-    assert opened().sensitivity.tensors
+def test_a_sibling_without_wrappers_gets_its_own_sensitivity(opened: Callable[..., Any], tmp_path: Path) -> None:
+    run = opened(wrappers=[str(write_wrapper(tmp_path))])
+    assert isinstance(run.sensitivity, Sensitivity)
+    assert run.sibling(run.config.model_copy(update={"wrappers": []})).sensitivity is not run.sensitivity
+    assert len(estimates(tmp_path)) == 2
+
+
+def test_a_wrapper_alone_makes_a_run_estimate_nothing_again(opened: Callable[..., Any], tmp_path: Path) -> None:
+    """One that only looks on, or that ended a run halfway, must not cost what was measured."""
+    assert opened(wrappers=[str(write_wrapper(tmp_path))]).sensitivity.tensors
     assert opened().sensitivity.tensors
     assert len(estimates(tmp_path)) == 1
-    assert opened(wrappers=[str(write_wrapper(tmp_path))]).sensitivity.tensors
-    assert len(estimates(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("reads_text", [True, False])
@@ -153,16 +160,18 @@ def test_an_estimator_that_reads_text_gets_it_split_for_the_imatrix(
 def test_tensors_that_were_rounded_by_other_code_are_not_taken(gguf: Path, tmp_path: Path) -> None:
     """A killed export goes on with what it has rounded, unless the exporter's version is another one."""
     from bitclass3_gguf import Options
-    from bitclass3_gguf.rounded import kept_in
+    from bitclass3_gguf.rounded import Export, kept_in
 
     from bitclass3_core.gguf_model import GgufModel
+    from bitclass3_core.model import Architecture
     from bitclass3_core.problem import Allocation
 
     model, nothing = GgufModel(gguf), Sensitivity({}, "none", 0, 0, "")
+    export = Export(model, Architecture("", frozenset()), Allocation({}), nothing, Corpus((), ()), Options(), Silent())
     digests = []
     for version in ("1", "1", "2"):
         with working("gguf", "bitclass3_export", version):
-            digests.append(kept_in(tmp_path, model, Allocation({}), nothing, Corpus((), ()), Options()).digest)
+            digests.append(kept_in(tmp_path, export).digest)
     assert digests[0] == digests[1] != digests[2]
 
 

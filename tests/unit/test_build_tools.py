@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bitclass3_core.progress import Silent
-from bitclass3_core.toolchain import build_tools
-from bitclass3_core.toolchain.build_tools import provide_build_tools, tools_folder, tools_path
+from bitclass3_core.toolchain import requirements
+from bitclass3_core.toolchain.requirements import provide_build_tools, tools_folder, tools_path
 
 
 class Told(Silent):
@@ -47,7 +47,7 @@ def test_both_are_installed_and_run(empty):
 
 @pytest.mark.parametrize("builder", ["ninja", "make"])
 def test_nothing_is_installed_where_they_are(empty, monkeypatch, builder):
-    monkeypatch.setattr(build_tools.subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    monkeypatch.setattr(requirements, "pip", lambda *_, **__: pytest.fail("pip was called"))
     program(empty / "cmake")
     program(empty / builder)
     provide_build_tools(str(empty), Silent())
@@ -55,7 +55,7 @@ def test_nothing_is_installed_where_they_are(empty, monkeypatch, builder):
 
 
 def test_offline_is_a_warning(empty, monkeypatch):
-    monkeypatch.setattr(build_tools, "_PACKAGES", ("a-package-that-nobody-has-made",))
+    monkeypatch.setattr(requirements, "_PACKAGES", ("a-package-that-nobody-has-made",))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     told = Told()
     provide_build_tools(str(empty), told)
@@ -65,6 +65,6 @@ def test_offline_is_a_warning(empty, monkeypatch):
 
 def test_without_pip(empty, monkeypatch):
     monkeypatch.setitem(sys.modules, "pip", None)
-    monkeypatch.setattr(build_tools.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: None)
     provide_build_tools(str(empty), Silent())
     assert not tools_folder().exists()

@@ -3,8 +3,7 @@
 import bitclass3_kld_probe as kld_probe
 import numpy as np
 import pytest
-from bitclass3_kld_probe.fitting import Measured, fit_scales
-from bitclass3_kld_probe.groups import ProbeGroup, probe_groups
+from bitclass3_kld_probe.groups import Measured, ProbeGroup, fit_scales, probe_groups
 from gguf_files import heavy_tailed, matrices, memory_model, write_gguf
 
 from bitclass3_core.corpus import Corpus, document

@@ -29,7 +29,7 @@ def pip(monkeypatch, content: bytes | None, stderr: str = "", returncode: int = 
             (Path(command[-1]) / RELEASE.file_name).write_bytes(content)
         return subprocess.CompletedProcess(command, returncode, "", stderr)
 
-    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return commands
 
 

@@ -1,5 +1,7 @@
 """The divergence from kept predictions: the KL divergence of distributions in which all but the likeliest tokens are one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -54,16 +56,9 @@ def test_a_certain_source_gives_no_infinity(pair):
     torch.testing.assert_close(values, -q.log_softmax(-1)[:, 3], rtol=1e-2, atol=1e-2)
 
 
-class _Loaded:
-    device = torch.device("cpu")
-
-    @staticmethod
-    def net(input_ids, use_cache):
-        return type("Answer", (), {"logits": torch.arange(7.0).expand(1, input_ids.shape[1], 7)})
-
-
 def test_predictions_of_a_small_vocabulary():
-    found = predictions.predictions(_Loaded, np.zeros(4, np.int64))
+    loaded = SimpleNamespace(logits=lambda chunk: torch.arange(7.0).expand(len(chunk), 7))
+    found = predictions.predictions(loaded, np.zeros(4, np.int64))
     assert found.tokens.shape == (4, 7)
     assert found.tokens[0].tolist() == [6, 5, 4, 3, 2, 1, 0]
     assert torch.isfinite(found.log_rest).all()
