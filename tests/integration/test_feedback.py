@@ -11,12 +11,13 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.rounding_gains import load_gains
 
 pytestmark = pytest.mark.slow
-FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=4096"]
+FEEDBACK = ["--set", "export.options.gguf.rounding=feedback", "--set", "export.options.gguf.n_tokens=1024"]
 
 
 def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(plain, tmp_path / "out"))
-    done = run(out, *TARGET, *FEEDBACK[:2])  # both factors are matrices: the few tokens of the other tests do not carry them
+    # both factors are matrices: the few tokens of the other tests do not carry them
+    done = run(out, *TARGET, *FEEDBACK[:2], "--set", "export.options.gguf.n_tokens=8192")
     assert done.code == 0, done.err
     assert f"error feedback: {n_quantized(out)} tensors; their part of the KL divergence is 0." in done.err
     a, b = GgufModel(ours(plain)), GgufModel(ours(out))
@@ -30,13 +31,8 @@ def test_same_size_and_types_and_less_divergence(plain: Path, tmp_path: Path) ->
     assert all(0 < gain.kept <= gain.plain for gain in gains.values())
     assert {gain.rounding for gain in gains.values()} >= {"rows alone", "rows together"}
     assert (a.read_raw("token_embd.weight") != b.read_raw("token_embd.weight")).any()
-
-
-def test_stock_mix_is_written_as_llama_quantize_would(plain: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(plain, tmp_path / "out"))
-    assert run(out, *TARGET, *FEEDBACK, "--until", "export").code == 0
     (stock,) = (path.name for path in plain.glob("*stock*.gguf"))
-    assert (out / stock).read_bytes() == (plain / stock).read_bytes()
+    assert (out / stock).read_bytes() == (plain / stock).read_bytes(), "the stock mix is rounded as llama-quantize does"
 
 
 def test_goes_on_with_the_tensors_that_are_done(plain: Path, tmp_path: Path) -> None:
@@ -75,7 +71,7 @@ rounded.RoundedTensors.save = dying
 
 @hookimpl
 def bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, progress):
-    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=4096, memory_gib=0.05, threads=1)
+    options = bitclass3_gguf.Options(rounding="feedback", n_tokens=1024, memory_gib=0.05, threads=1)
     bitclass3_gguf.bitclass3_export(model, architecture, allocation, sensitivity, corpus, out, stem, options, progress)
 """
 
