@@ -8,11 +8,10 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from bitclass3_core import hookimpl
 from bitclass3_core.compare.comparison import compared_with
 from bitclass3_core.files import write_text
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_explorer.data import explorer_data
 
@@ -21,10 +20,8 @@ BITCLASS3_ANSWERS = "8371cf0be355"  # changes when the answers do
 _SCRIPTS = ("solver.js", "sizes.js", "charts.js", "explorer.js")
 
 
-class ExplorerOptions(BaseModel):
+class ExplorerOptions(PluginOptions):
     """``compared`` lists results of bitclass3 compare (compare.json); their files are shown beside the run's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     compared: tuple[Path, ...] = ()
 

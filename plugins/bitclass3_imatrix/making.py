@@ -3,12 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ConfigError, ModelFileError, ToolchainError
 from bitclass3_core.gguf.imatrix import Imatrix, read_imatrix
 from bitclass3_core.model import Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, Steps, last_lines, run_program
@@ -18,10 +19,8 @@ _CHARS_PER_TOKEN = 12  # more than with any usual tokenizer: the program itself 
 _CHUNK = r"\[\d+\][\d.a-z-]+,"
 
 
-class MakingOptions(BaseModel):
+class MakingOptions(PluginOptions):
     """How llama-imatrix runs, if no file is given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     n_tokens: int = Field(65536, gt=0, description="calibration tokens at the most")

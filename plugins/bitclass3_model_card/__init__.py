@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_model_card.benchmark import benchmark_section
 from bitclass3_model_card.closing import disclaimer_section, license_section, plots_section
@@ -22,14 +21,12 @@ from bitclass3_model_card.usage import usage_section
 BITCLASS3_ANSWERS = "f15ddfa57767"  # changes when the answers do
 
 
-class ModelCardOptions(BaseModel):
+class ModelCardOptions(PluginOptions):
     """``title`` replaces the heading with the model's name. ``license`` (a hub's identifier) replaces the licence that the source names.
 
     ``repo`` is the repository's name on the hub. ``compared`` lists results of bitclass3 compare (compare.json), ``published`` TOML files
     with figures that others published. ``other_run`` is the folder of a run whose sensitivity is compared with this one's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str | None = None
     license: str | None = None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bitclass3_core.compare.comparison import compared_with
 from bitclass3_core.errors import ConfigError
@@ -16,10 +16,8 @@ _HEADER = ("File", "BPW", "Size", "PPL ↓", "KL-mean ↓", "KL-99.9 % ↓", "So
 _SOURCES = {"ours": "this run", "stock": "llama.cpp's own mix, made and measured in this run"}
 
 
-class Figure(BaseModel):
+class Figure(BaseModel, extra="forbid", frozen=True):
     """One file's figures as its publisher gives them; ``source`` is the address or title where they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     source: str = Field(min_length=1)
@@ -30,10 +28,8 @@ class Figure(BaseModel):
     kl_p999: float | None = None
 
 
-class Figures(BaseModel):
+class Figures(BaseModel, extra="forbid", frozen=True):
     """A file of published figures: ``[[figures]]`` tables in TOML."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     figures: list[Figure]
 

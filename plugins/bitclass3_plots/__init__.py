@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_plots.levels import levels_figure
 from bitclass3_plots.maps import score_figure, type_figure
@@ -15,10 +16,8 @@ from bitclass3_plots.style import save
 BITCLASS3_ANSWERS = "677e1d89f9b5"  # changes when the answers do
 
 
-class PlotsOptions(BaseModel):
+class PlotsOptions(PluginOptions):
     """``dpi`` is the resolution of the files, ``only`` the plots to write (all of them unless told)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dpi: int = Field(default=150, ge=100, le=600)
     only: tuple[Literal["size_kld", "levels", "types", "sensitivity"], ...] = ("size_kld", "levels", "types", "sensitivity")
