@@ -5,6 +5,7 @@ A slider chooses another size; the page then solves again, as the solver ``lagra
 
 import html
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,9 +48,4 @@ def page(title: str, data: str) -> str:
         "data": data.replace("<", "\\u003c"),  # so that nothing in the data can end the script
         "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     }
-    before, *pieces = (folder / "explorer.html").read_text(encoding="utf-8").split("{{")
-    written = [before]
-    for piece in pieces:
-        name, _, text = piece.partition("}}")
-        written += [parts[name], text]
-    return "".join(written)
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], (folder / "explorer.html").read_text(encoding="utf-8"))

@@ -23,18 +23,15 @@ class PlotsOptions(PluginOptions):
     only: tuple[Literal["size_kld", "levels", "types", "sensitivity"], ...] = ("size_kld", "levels", "types", "sensitivity")
 
 
+_FIGURES = {"size_kld": size_kld_figure, "levels": levels_figure, "types": type_figure, "sensitivity": score_figure}
+
+
 @hookimpl
 def bitclass3_report(run: Run, out: Path, options: PlotsOptions) -> list[Path]:
     """Write the plots that the run has data for; one that it has none for is removed, so that no earlier run's stays."""
-    makers = {
-        "size_kld": size_kld_figure,
-        "levels": levels_figure,
-        "types": type_figure,
-        "sensitivity": score_figure,
-    }
     written = []
     for name in options.only:
-        figure, path = makers[name](run), out / "plots" / f"{name}.png"
+        figure, path = _FIGURES[name](run), out / "plots" / f"{name}.png"
         if figure is None:
             path.unlink(missing_ok=True)
             continue
