@@ -11,12 +11,13 @@ its most sensitive tensors (tests/unit/test_bit_classes.py).
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.layout import Budget, fixed_bytes
 from bitclass3_core.model import Architecture, Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.sensitivity import Sensitivity
 
 BITCLASS3_ANSWERS = "500bb83e068d"  # changes when the answers do
@@ -37,10 +38,8 @@ LEVELS: dict[str, Bits] = {
 }
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """The scores at which the classes begin, and the bits of every level."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     high: float = Field(0.5, ge=0, le=1, description="score from which a tensor is in the class high")
     middle: float = Field(0.02, ge=0, le=1, description="score from which it is in the class middle; below: low")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, InfeasibleError, ModelFileError
@@ -15,6 +15,7 @@ from bitclass3_core.gguf.recipe import types_in_file
 from bitclass3_core.knapsack.dual import lagrangian_dual, tables_of
 from bitclass3_core.knapsack.improve import best_effort
 from bitclass3_core.model import Model, TensorInfo, padded
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.problem import Allocation, Choice, Group, Problem
 from bitclass3_core.qtypes import menu, qtype
 
@@ -23,10 +24,8 @@ BITCLASS3_ANSWERS = "cdf501362a11"  # changes when the answers do
 _SHOWN = 4
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """The file to take types from, and what to do if they take more than the budget."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Path | None = Field(None, description="a GGUF (any file of a split) or a tensor-type file of llama-quantize")
     over_budget: Literal["lower", "refuse"] = Field(

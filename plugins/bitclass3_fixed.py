@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bitclass3_stock import stock_qtypes
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ConfigError, InfeasibleError
@@ -12,15 +12,14 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.layout import Budget, budget_for_bpw, budget_for_file, data_bytes, parse_size
 from bitclass3_core.model import Architecture, Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.run_config import FIXED_TARGETS
 
 BITCLASS3_ANSWERS = "89de85dbf71f"  # changes when the answers do
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """Exactly one target."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     target_bpw: float | None = Field(None, gt=0, description="bits per weight over all tensors, metadata left out")
     target_size: str | int | None = Field(None, description="size of the whole file, metadata included: 15.3GiB, 4200MB, bytes")

@@ -4,11 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import ModelFileError, ToolchainError
 from bitclass3_core.files import write_text
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_core.toolchain.finding import find_program
 from bitclass3_core.toolchain.running import ProgramFailed, capture_program, last_lines
@@ -21,10 +22,8 @@ _ATTEMPTS = 3  # on a busy machine llama.cpp can end before its printing thread 
 _SPEED = re.compile(r"^.*\beval time = .*?([\d.]+) tokens per second", re.MULTILINE)
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """The prompt, and how the program runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     prompt: str = Field("The", description="beginning that the model goes on with", min_length=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.errors import Bitclass3Error, ToolchainError, UnusableTypeError
@@ -15,6 +15,7 @@ from bitclass3_core.gguf.model import GgufModel, quantized_share, split_name
 from bitclass3_core.gguf.recipe import quantize_arguments, with_kept, write_recipe
 from bitclass3_core.layout import file_bytes
 from bitclass3_core.model import Model
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Progress
 from bitclass3_core.toolchain.finding import find_program
@@ -29,10 +30,8 @@ _CONVERTING = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- [^\n]*converting to (\w+)")
 _TENSORS_FAULT = re.compile(r"validation failed|found nan|found inf|GGML_ASSERT|Missing importance matrix", re.IGNORECASE)
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """The llama.cpp to use, and how it runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     llama_cpp: Path | None = Field(None, description="folder of llama.cpp; else LLAMA_CPP_DIR, PATH, the managed one")
     threads: int = Field(0, ge=0, description="0: llama-quantize's default")

@@ -5,14 +5,14 @@ A slider chooses another size; the page then solves again, as the solver ``lagra
 
 import html
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
 
 from bitclass3_core import hookimpl
 from bitclass3_core.compare.comparison import compared_with
 from bitclass3_core.files import write_text
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_explorer.data import explorer_data
 
@@ -21,10 +21,8 @@ BITCLASS3_ANSWERS = "8371cf0be355"  # changes when the answers do
 _SCRIPTS = ("solver.js", "sizes.js", "charts.js", "explorer.js")
 
 
-class ExplorerOptions(BaseModel):
+class ExplorerOptions(PluginOptions):
     """``compared`` lists results of bitclass3 compare (compare.json); their files are shown beside the run's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     compared: tuple[Path, ...] = ()
 
@@ -50,9 +48,4 @@ def page(title: str, data: str) -> str:
         "data": data.replace("<", "\\u003c"),  # so that nothing in the data can end the script
         "script": "\n".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS),
     }
-    before, *pieces = (folder / "explorer.html").read_text(encoding="utf-8").split("{{")
-    written = [before]
-    for piece in pieces:
-        name, _, text = piece.partition("}}")
-        written += [parts[name], text]
-    return "".join(written)
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], (folder / "explorer.html").read_text(encoding="utf-8"))

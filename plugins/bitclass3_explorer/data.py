@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bitclass3_core.compare.comparison import COMPARED, on_front
 from bitclass3_core.gguf.recipe import with_kept
 from bitclass3_core.gguf.writer import header_bytes
 from bitclass3_core.layout import bpw, fixed_bytes
-from bitclass3_core.model import Model, total_params
+from bitclass3_core.model import TensorInfo, total_params
 from bitclass3_core.problem import Problem
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.results import Candidate, Run
@@ -17,49 +17,34 @@ from bitclass3_core.results import Candidate, Run
 
 def explorer_data(run: Run, compared: Sequence[Candidate]) -> dict[str, Any]:
     """Plain data for JSON; tensors and types are in lists, and are referred to by their index."""
-    candidates = [*run.candidates, *compared]
-    tensors = [info for name, info in run.model.tensors.items() if name in run.architecture.quantizable]
-    names = _types(run, candidates)
-    scores = run.sensitivity.scores()
+    model, quantizable, candidates = run.model, run.architecture.quantizable, [*run.candidates, *compared]
+    tensors = [info for name, info in model.tensors.items() if name in quantizable]
+    names, scores = _types(run, candidates), run.sensitivity.scores()
     return {
-        "model": run.model.name,
-        "arch": run.model.arch,
-        "n_params": total_params(run.model),
-        "source": {"file": run.model.path.name, "bpw": bpw(run.model, {})},
+        "model": model.name,
+        "arch": model.arch,
+        "n_params": total_params(model),
+        "source": {"file": model.path.name, "bpw": bpw(model, {})},
         "estimator": run.sensitivity.estimator,
         "in_nats": run.costs.in_nats,
-        "header_bytes": header_bytes(run.model),
-        "fixed_bytes": fixed_bytes(run.model, run.architecture.quantizable),
-        "fixed_bits": _fixed_bits(run.model, run.architecture.quantizable),
+        "header_bytes": header_bytes(model),
+        "fixed_bytes": fixed_bytes(model, quantizable),
+        # without alignment, as in bpw
+        "fixed_bits": sum(8 * info.source_bytes for name, info in model.tensors.items() if name not in quantizable),
         "types": [{"name": name, "bpw": qtype(name).bpw} for name in names],
-        "tensors": [
-            {
-                "name": info.name,
-                "pattern": f"^{re.escape(info.name)}$",
-                "role": info.role,
-                "block": info.block,
-                "shape": list(info.shape),
-                "n_params": info.n_params,
-                "score": scores.get(info.name),
-                "costs": _costs(run, info.name, names),
-            }
-            for info in tensors
-        ],
-        "kept": [
-            [name, f"^{re.escape(name)}$", q.lower()]
-            for name, q in with_kept(run.model, {}).items()
-            if name not in run.architecture.quantizable
-        ],
-        "problem": _problem(run.problem, _names(tensors), names),
+        "tensors": [_tensor(run, info, scores.get(info.name), names) for info in tensors],
+        "kept": [[name, _pattern(name), q.lower()] for name, q in with_kept(model, {}).items() if name not in quantizable],
+        "problem": _problem(run.problem, [info.name for info in tensors], names),
         "gpu_budget": run.problem is not None and run.problem.gpu_budget_bytes is not None,
         "candidates": [
-            _candidate(candidate, best, run, names) for candidate, best in zip(candidates, on_front(candidates), strict=True)
+            _candidate(candidate, best, model.name, [info.name for info in tensors], names)
+            for candidate, best in zip(candidates, on_front(candidates), strict=True)
         ],
     }
 
 
-def _names(tensors: Sequence[Any]) -> dict[str, int]:
-    return {info.name: i for i, info in enumerate(tensors)}
+def _pattern(name: str) -> str:
+    return f"^{re.escape(name)}$"
 
 
 def _types(run: Run, candidates: Sequence[Candidate]) -> list[str]:
@@ -70,53 +55,48 @@ def _types(run: Run, candidates: Sequence[Candidate]) -> list[str]:
     return sorted(found, key=lambda name: (qtype(name).bpw, name))
 
 
-def _fixed_bits(model: Model, quantizable: frozenset[str]) -> int:
-    """Bits of the tensors that are never quantized, without alignment, as in bpw."""
-    return sum(8 * info.source_bytes for name, info in model.tensors.items() if name not in quantizable)
+def _tensor(run: Run, info: TensorInfo, score: float | None, names: Sequence[str]) -> dict[str, Any]:
+    """A tensor with its costs by index of the type; a type that the tensor cannot have has no cost."""
+    costs = run.costs.costs.get(info.name, {})
+    return {
+        "name": info.name,
+        "pattern": _pattern(info.name),
+        "role": info.role,
+        "block": info.block,
+        "shape": list(info.shape),
+        "n_params": info.n_params,
+        "score": score,
+        "costs": {names.index(q): cell.cost for q, cell in costs.items() if math.isfinite(cell.cost)},
+    }
 
 
-def _costs(run: Run, tensor: str, names: Sequence[str]) -> dict[int, float]:
-    """Costs by index of the type; a type that the tensor cannot have has no cost."""
-    cells = run.costs.costs.get(tensor, {})
-    return {names.index(q): cell.cost for q, cell in cells.items() if math.isfinite(cell.cost)}
-
-
-def _problem(problem: Problem | None, tensors: Mapping[str, int], names: Sequence[str]) -> dict[str, Any] | None:
+def _problem(problem: Problem | None, tensors: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:
     """The problem that the page's slider solves; None if there is none, or if it has two budgets, as the page knows one."""
     if problem is None or problem.gpu_budget_bytes is not None:
         return None
+    place = {name: i for i, name in enumerate(tensors)}
     groups = [
         {
-            "tensors": [tensors[name] for name in group.tensors],
-            "choices": [
-                {"type": names.index(choice.qtype), "bytes": choice.n_bytes, "cost": choice.cost} for choice in group.choices
-            ],
+            "tensors": [place[name] for name in group.tensors],
+            "choices": [{"type": names.index(each.qtype), "bytes": each.n_bytes, "cost": each.cost} for each in group.choices],
         }
         for group in problem.groups
     ]
     return {"groups": groups, "budget": problem.budget_bytes}
 
 
-def _candidate(candidate: Candidate, front: bool, run: Run, names: Sequence[str]) -> dict[str, Any]:
-    short = candidate.name.removeprefix(run.model.name).lstrip("-_. ")
-    measured = candidate.evaluation
-    qtypes = candidate.allocation.qtypes
-    values = {
+def _candidate(candidate: Candidate, front: bool, model: str, tensors: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    measured, qtypes = candidate.evaluation, candidate.allocation.qtypes
+    keys = ("mean_kld", "se_kld", "median_kld", "p999_kld", "same_top1", "ppl")
+    figures = {key: value if math.isfinite(value := getattr(measured, key)) else None for key in keys} if measured else None
+    return {
         "name": candidate.name,
-        "label": short or candidate.name,
+        "label": candidate.name.removeprefix(model).lstrip("-_. ") or candidate.name,
         "kind": candidate.kind if candidate.kind in ("stock", COMPARED) else "ours",
         "bytes": candidate.file_bytes,
         "bpw": candidate.bpw,
         "front": front,
-        "types": [
-            names.index(qtypes[name]) if name in qtypes else None
-            for name in run.model.tensors
-            if name in run.architecture.quantizable
-        ],
+        "types": [names.index(qtypes[name]) if name in qtypes else None for name in tensors],
         "predicted": candidate.predicted_cost,
-        "measured": None,
+        "measured": figures,
     }
-    if measured is not None:
-        keys = ("mean_kld", "se_kld", "median_kld", "p999_kld", "same_top1", "ppl")
-        values["measured"] = {key: value if math.isfinite(value := getattr(measured, key)) else None for key in keys}
-    return values

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bitclass3_core import hookimpl
 from bitclass3_core.gguf.recipe import types_in_file
 from bitclass3_core.knapsack.dual import OPTIMAL_GAP, Dual, Ints, Tables, lagrangian_dual, proof_of, tables_of
 from bitclass3_core.knapsack.improve import best_effort
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.problem import Allocation, Problem, allocation_of
 from bitclass3_core.qtypes import qtype
 from bitclass3_ilp import cp_sat
@@ -37,13 +38,11 @@ EQUAL = 1e-12
 N_POLISHED = 32
 
 
-class Options(BaseModel):
+class Options(PluginOptions):
     """``time_limit_seconds`` ends the search with the best answer so far, ``gap`` is the relative gap that is good enough.
 
     ``start`` is a GGUF or a tensor-type file. If its types fit, they are the first answer, and the search looks for better ones.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     time_limit_seconds: float = Field(default=30.0, gt=0)
     gap: float = Field(default=0.0, ge=0, lt=1)

@@ -3,6 +3,8 @@
 It stores the reference's log-probabilities in 16 bits: mean KLDs below about 2e-3 nats are near the floor of that (about 5e-4).
 """
 
+import math
+import re
 from pathlib import Path
 
 from pydantic import Field
@@ -11,26 +13,33 @@ from bitclass3_core import hookimpl
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import Evaluation
+from bitclass3_core.files import human_bytes
 from bitclass3_core.gguf.kinds import check_is_model
 from bitclass3_core.machine import default_threads
 from bitclass3_core.model import Model
 from bitclass3_core.options import PluginOptions
 from bitclass3_core.progress import Progress
+from bitclass3_core.toolchain.running import ProgramFailed, Steps
 from bitclass3_llama_perplexity.base import BaseFile, Header
-from bitclass3_llama_perplexity.measuring import measure, other_vocabulary
+from bitclass3_llama_perplexity.output import as_evaluation, is_cut_off, parse
 from bitclass3_llama_perplexity.planning import (
-    Plan,
-    base_bytes,
     check_scored,
     evaluation_text,
     guess_minutes,
+    plan_line,
     relative_error,
+    scored_tokens,
     vocabulary,
     wanted_chunks,
 )
 from bitclass3_llama_perplexity.program import Perplexity, find
 
 BITCLASS3_ANSWERS = "6e7fe731a652"  # changes when the answers do
+
+NEAR_FLOOR = 2e-3  # nats; see the docstring above
+_ATTEMPTS = 3
+_ROW = r"(?m)^ *\d+ [^\n]+ %\r?\n"
+_INCONSISTENT = re.compile(r"inconsistent vocabulary \((\d+) vs (\d+)\)")
 
 
 class Options(PluginOptions):
@@ -57,6 +66,12 @@ class Options(PluginOptions):
         return ("-c", str(self.n_ctx), *threads, *layers, *self.arguments)
 
 
+def _other_vocabulary(reference: Model, candidate: Model, n_vocab: int, other: int) -> ModelFileError:
+    return ModelFileError(
+        f"{candidate.path} has a vocabulary of {other:,} tokens, {reference.path} one of {n_vocab:,}; compare files of one model"
+    )
+
+
 def _check_models(reference: Model, candidates: list[Model]) -> int:
     """The size of the vocabulary of all models. Raises ModelFileError for models that llama-perplexity cannot compare."""
     for model in (reference, *candidates):
@@ -69,7 +84,7 @@ def _check_models(reference: Model, candidates: list[Model]) -> int:
     n_vocab = vocabulary(reference)
     for candidate in candidates:
         if vocabulary(candidate) != n_vocab:
-            raise other_vocabulary(reference, candidate, n_vocab, vocabulary(candidate))
+            raise _other_vocabulary(reference, candidate, n_vocab, vocabulary(candidate))
     return n_vocab
 
 
@@ -81,6 +96,50 @@ def _check_scored(header: Header, wanted: int, progress: Progress) -> None:
             f"the evaluation text has {header.n_chunks} chunks of {header.n_ctx}, {wanted} were wanted: expect an error of "
             f"{relative_error(n_scored):.1%} of the mean KLD; give more with --eval-corpus"
         )
+
+
+def _check_vocabulary(output: str, reference: Model, candidate: Model) -> None:
+    """Raise if llama-perplexity found two vocabularies: it prints that, but goes on, and its figures mean nothing."""
+    if found := _INCONSISTENT.search(output):
+        raise _other_vocabulary(reference, candidate, int(found[1]), int(found[2]))
+
+
+def _output(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> str:
+    """All that llama-perplexity prints for a candidate; it is run again if the end of its output is missing.
+
+    At its end it does not wait for its printing thread, so on a busy machine the last lines may be lost (llama.cpp's issue 22142).
+    """
+    path, header = base
+    arguments = ["--kl-divergence-base", path.name, "--kl-divergence"]
+    output = ""
+    for _ in range(_ATTEMPTS):
+        progress.begin(f"evaluate {candidate.path.name}", header.n_chunks)
+        try:
+            output = program.run(candidate, arguments, path.parent, Steps(_ROW, progress.advance))
+        except ProgramFailed as error:
+            _check_vocabulary(error.output, reference, candidate)
+            raise
+        progress.end()
+        _check_vocabulary(output, reference, candidate)
+        if not is_cut_off(output):
+            break
+        progress.say(f"evaluate: llama-perplexity lost the end of its output over {candidate.path.name}, running it again")
+    return output
+
+
+def _measure(candidate: Model, reference: Model, base: tuple[Path, Header], program: Perplexity, progress: Progress) -> Evaluation:
+    """The candidate's figures. Raises ToolchainError if there are none, ModelFileError if they are NaN."""
+    output = _output(candidate, reference, base, program, progress)
+    n_chunks, n_scored = base[1].n_chunks, scored_tokens(base[1].n_ctx)
+    evaluation = as_evaluation(parse(output, candidate.path.name), candidate.path.stem, n_chunks, n_scored, program.label)
+    if not math.isfinite(evaluation.mean_kld):
+        raise ModelFileError(f"{candidate.path} computes NaN in llama.cpp (mean KLD {evaluation.mean_kld}); quantize it otherwise")
+    if evaluation.mean_kld < NEAR_FLOOR:
+        progress.say(
+            f"evaluate: mean KLD {evaluation.mean_kld:.6f} of {candidate.path.name} is near the floor of llama-perplexity's 16-bit "
+            "log-probabilities (about 5e-4 with a large vocabulary); compare such files with --plugin torch"
+        )
+    return evaluation
 
 
 @hookimpl
@@ -98,8 +157,9 @@ def bitclass3_evaluate(
     reused, threads = base.is_there, default_threads(options.threads)
     models = [*candidates] if reused else [reference, *candidates]
     minutes = guess_minutes(models, n_chunks * options.n_ctx, threads)
-    n_bytes = base_bytes(options.n_ctx, n_vocab, n_chunks)
-    progress.say(Plan(n_chunks, options.n_ctx, n_bytes, minutes, threads).line(str(folder), options.keep_base, reused))
+    made = f"{human_bytes(base.n_bytes)} of disk, {'kept' if options.keep_base else 'deleted at the end'}"
+    disk = "the base logits kept there are used again" if reused else made
+    progress.say(plan_line(n_chunks, options.n_ctx, f"{folder}: {disk}", minutes, threads))
     with base.opened(options.keep_base, progress) as (path, header):
         _check_scored(header, n_chunks, progress)
-        return [measure(candidate, reference, (path, header), program, progress) for candidate in candidates]
+        return [_measure(candidate, reference, (path, header), program, progress) for candidate in candidates]

@@ -89,9 +89,13 @@ class BaseFile:
     def _load(self, path: Path) -> Header | None:
         """The header of a complete file for this vocabulary; None for any other."""
         header = read_header(path)
-        if header is None or (header.n_ctx, header.n_vocab) != (self.n_ctx, self.n_vocab):
-            return None
-        return header if _is_complete(path, header) else None
+        of_this = header and (header.n_ctx, header.n_vocab) == (self.n_ctx, self.n_vocab) and _is_complete(path, header)
+        return header if of_this else None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the complete file."""
+        return base_bytes(self.n_ctx, self.n_vocab, self.n_chunks)
 
     @property
     def is_there(self) -> bool:
@@ -120,7 +124,7 @@ class BaseFile:
     def _write(self, path: Path, progress: Progress) -> None:
         """Let llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""
         _remove_stale(self.folder)
-        require_room(self.folder, base_bytes(self.n_ctx, self.n_vocab, self.n_chunks), "the base logits")
+        require_room(self.folder, self.n_bytes, "the base logits")
         text = self.folder / f"text-{self.digest}.txt"
         progress.begin(f"base logits of {self.reference.path.name}", self.n_chunks)
         try:

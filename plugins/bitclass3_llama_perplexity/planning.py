@@ -1,12 +1,11 @@
 """Plans an evaluation: which text, how many chunks, how much disk, how many minutes."""
 
 import math
-from dataclasses import dataclass
+from itertools import accumulate
 
 from bitclass3_core.corpus import Corpus
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.evaluation import MIN_CHUNKS
-from bitclass3_core.files import human_bytes
 from bitclass3_core.model import Model
 
 RELATIVE_SPREAD = 3.1  # of a token's KLD: the mean of n scored tokens has a relative standard error of about 3.1 / sqrt(n)
@@ -68,13 +67,11 @@ def evaluation_text(corpus: Corpus, n_tokens: int) -> str:
     """As many evaluation documents as ``n_tokens`` surely need, joined by blank lines. Raises ModelFileError if there are none."""
     if not corpus.evaluation:
         raise ModelFileError("there is no evaluation text; give files with --eval-corpus, or in [corpus] evaluation")
-    texts, n_chars = [], 0
-    for document in corpus.evaluation:
-        texts.append(document.text.strip("\n"))
-        n_chars += len(document.text)
-        if n_chars >= n_tokens * _MAX_CHARS_A_TOKEN:
-            break
-    return "\n\n".join(texts) + "\n"  # llama.cpp removes one newline at the end
+    texts = [document.text for document in corpus.evaluation]
+    before = accumulate(map(len, texts), initial=0)
+    enough = n_tokens * _MAX_CHARS_A_TOKEN
+    used = (text.strip("\n") for text, n_chars in zip(texts, before, strict=False) if n_chars < enough)
+    return "\n\n".join(used) + "\n"  # llama.cpp removes one newline at the end
 
 
 def _used_params(model: Model) -> float:
@@ -91,22 +88,10 @@ def guess_minutes(models: list[Model], n_tokens: int, threads: int) -> float:
     return (flops / (_FLOPS_A_THREAD * threads) + n_bytes / _LOAD_BYTES_A_SECOND) / 60
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an evaluation will need."""
-
-    n_chunks: int
-    n_ctx: int
-    n_bytes: int
-    minutes: float
-    threads: int
-
-    def line(self, folder: str, keep: bool, reused: bool) -> str:
-        """A line for the user before the evaluation starts."""
-        n_scored = self.n_chunks * scored_tokens(self.n_ctx)
-        after = "kept" if keep else "deleted at the end"
-        disk = "the base logits kept there are used again" if reused else f"{human_bytes(self.n_bytes)} of disk, {after}"
-        return (
-            f"evaluate: {self.n_chunks} chunks of {self.n_ctx} ({n_scored:,} scored tokens: expect {relative_error(n_scored):.1%} error of the "
-            f"mean KLD); base logits in {folder}: {disk}; about {self.minutes:.1f} minutes on {self.threads} threads, a guess"
-        )
+def plan_line(n_chunks: int, n_ctx: int, place: str, minutes: float, threads: int) -> str:
+    """A line for the user before the evaluation starts: what it will need."""
+    n_scored = n_chunks * scored_tokens(n_ctx)
+    return (
+        f"evaluate: {n_chunks} chunks of {n_ctx} ({n_scored:,} scored tokens: expect {relative_error(n_scored):.1%} error of the "
+        f"mean KLD); base logits in {place}; about {minutes:.1f} minutes on {threads} threads, a guess"
+    )

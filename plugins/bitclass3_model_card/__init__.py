@@ -2,34 +2,27 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from bitclass3_core import hookimpl
 from bitclass3_core.files import write_text
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.results import Run
 from bitclass3_model_card.benchmark import benchmark_section
-from bitclass3_model_card.closing import disclaimer_section, license_section, plots_section
-from bitclass3_model_card.compared import compared_table, published_figures, published_table
-from bitclass3_model_card.comparison import comparison_section
+from bitclass3_model_card.comparison import comparison_section, published_figures
 from bitclass3_model_card.findings import findings_section
-from bitclass3_model_card.front_matter import front_matter
-from bitclass3_model_card.intro import intro_section
 from bitclass3_model_card.method import method_section
-from bitclass3_model_card.source import license_of
+from bitclass3_model_card.sections import disclaimer_section, intro_section, plots_section, usage_section
+from bitclass3_model_card.source import front_matter, license_of, license_section
 from bitclass3_model_card.tables import quantizations_section
-from bitclass3_model_card.usage import usage_section
 
 BITCLASS3_ANSWERS = "f15ddfa57767"  # changes when the answers do
 
 
-class ModelCardOptions(BaseModel):
+class ModelCardOptions(PluginOptions):
     """``title`` replaces the heading with the model's name. ``license`` (a hub's identifier) replaces the licence that the source names.
 
     ``repo`` is the repository's name on the hub. ``compared`` lists results of bitclass3 compare (compare.json), ``published`` TOML files
     with figures that others published. ``other_run`` is the folder of a run whose sensitivity is compared with this one's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str | None = None
     license: str | None = None
@@ -42,11 +35,10 @@ class ModelCardOptions(BaseModel):
 def model_card(run: Run, out: Path, options: ModelCardOptions) -> str:
     """The card's text; plots that are in ``out/plots`` are embedded."""
     found, figures = license_of(run, options.license), published_figures(options.published)
-    others = [part for part in (compared_table(run, options.compared), published_table(figures)) if part]
     sections = (
         intro_section(run, options.title),
         quantizations_section(run),
-        "\n\n".join([comparison_section(run), *others]),
+        comparison_section(run, options.compared, figures),
         findings_section(run, options.other_run),
         method_section(run),
         usage_section(run, options.repo),

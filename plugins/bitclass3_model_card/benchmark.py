@@ -34,8 +34,8 @@ def _machine() -> str:
 
 
 def _text(what: str, documents: tuple[Document, ...], tokens: str) -> str:
-    domains = sorted({document.domain for document in documents})
-    about = f" ({', '.join(plain(domain) for domain in domains)})" if domains else ""
+    domains = ", ".join(plain(domain) for domain in sorted({document.domain for document in documents}))
+    about = f" ({domains})" if documents else ""
     return f"{what} text: {counted(len(documents), 'document')}{about}, {tokens}, sha256 {code(Corpus.fingerprint(documents))}."
 
 
@@ -46,50 +46,40 @@ def _corpus_file(name: str) -> str:
 
 
 def _corpora(run: Run) -> list[str]:
-    # two folders may have files with one name, so doubles stay
-    names = [_corpus_file(name) for name in run.corpus.files]
+    corpus = run.corpus
     evaluation = next((candidate.evaluation for candidate in run.candidates if candidate.evaluation), None)
     used = f"{run.sensitivity.n_tokens:,} tokens used in windows of {run.sensitivity.n_ctx:,}"
+    n_selected = max((selection.n_tokens for selection in run.selections.values()), default=None)
+    selected = "not used" if n_selected is None else f"{n_selected:,} tokens scored to choose the files by"
     scored = f"{evaluation.n_tokens:,} tokens scored in {counted(evaluation.n_chunks, 'chunk')}" if evaluation else "not used"
+    # two folders may have files with one name, so doubles stay
     return [
-        *([f"Corpus files: {', '.join(names)}."] if names else []),
-        _text("Calibration", run.corpus.calibration, used),
-        *([_text("Imatrix", run.corpus.imatrix, "the weights of columns are from it")] if run.corpus.imatrix else []),
-        *([_text("Selection", run.corpus.selection, _selected(run))] if run.corpus.selection else []),
-        _text("Evaluation", run.corpus.evaluation, scored),
-    ]
-
-
-def _selected(run: Run) -> str:
-    n_tokens = {selection.n_tokens for selection in run.selections.values()}
-    return f"{max(n_tokens):,} tokens scored to choose the files by" if n_tokens else "not used"
-
-
-def _evaluators(run: Run) -> list[str]:
-    names = sorted({candidate.evaluation.evaluator for candidate in run.candidates if candidate.evaluation} - {""})
-    return [f"KL divergence and PPL: measured against the source by {', '.join(plain(name) for name in names)}."] if names else []
-
-
-def _unusable(run: Run) -> list[str]:
-    """The types of tensors whose first type could not be written."""
-    return [
-        f"{code(tensor)} cannot be {plain(failed)} ({plain(reason)}): ours has it in {plain(run.ours.allocation.qtypes.get(tensor, 'its source type'))}."
-        for (tensor, failed), reason in run.unusable.items()
+        *([f"Corpus files: {', '.join(map(_corpus_file, corpus.files))}."] if corpus.files else []),
+        _text("Calibration", corpus.calibration, used),
+        *([_text("Imatrix", corpus.imatrix, "the weights of columns are from it")] if corpus.imatrix else []),
+        *([_text("Selection", corpus.selection, selected)] if corpus.selection else []),
+        _text("Evaluation", corpus.evaluation, scored),
     ]
 
 
 def benchmark_section(run: Run) -> str:
-    """The section: all that the figures were made with."""
+    """The section: all that the figures were made with, and the types of tensors whose first type could not be written."""
+    evaluators = sorted({candidate.evaluation.evaluator for candidate in run.candidates if candidate.evaluation} - {""})
+    by = ", ".join(plain(name) for name in evaluators)
     versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(run.versions.items()))
     seconds = ", ".join(f"{plain(stage)} {number(value, 3)} s" for stage, value in run.timings.items())
+    qtypes = run.ours.allocation.qtypes
     lines = [
         _machine(),
         f"Source: {code(run.model.path.name)}, fingerprint {code(run.model.fingerprint)}.",
         *_corpora(run),
-        *_evaluators(run),
+        *([f"KL divergence and PPL: measured against the source by {by}."] if by else []),
         *([f"Versions: {versions}."] if versions else []),
         *([f"Time: {seconds}."] if seconds else []),
-        *_unusable(run),
+        *(
+            f"{code(tensor)} cannot be {plain(failed)} ({plain(reason)}): ours has it in {plain(qtypes.get(tensor, 'its source type'))}."
+            for (tensor, failed), reason in run.unusable.items()
+        ),
         *(f"Warning: {plain(warning)}" for warning in run.warnings),
     ]
     command = run.command.strip()

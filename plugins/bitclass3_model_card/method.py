@@ -1,24 +1,33 @@
 """How It Works: five points, each with this run's own figures."""
 
+from collections.abc import Mapping
+
 from bitclass3_core.errors import ConfigError
 from bitclass3_core.gguf.rounding_gains import SUFFIX, load_gains, load_tuning, mean_left
 from bitclass3_core.problem import Allocation
 from bitclass3_core.results import Run
-from bitclass3_model_card.facts import file_name, stage_plugin
-from bitclass3_model_card.text import code, counted, number
+from bitclass3_model_card.text import code, counted, file_name, number
 
 _MEAN_SQUARES = ("kl-hessian", "hessian-diag", "imatrix", "kld-probe")
 
 
+def _plugin(run: Run, stage: str) -> str:
+    """The plugin that the run's configuration names for a stage; empty if it does not say."""
+    section = run.config.get(stage)
+    plugin = section.get("plugin") if isinstance(section, Mapping) else None
+    return ", ".join(plugin) if isinstance(plugin, list) else str(plugin or "")
+
+
+def _named(name: str) -> str:
+    return f" ({code(name)})" if name else ""
+
+
 def _sensitivity(run: Run) -> str:
     found = run.sensitivity
-    powers = (
-        "the mean square of each input channel (in_power)"
-        if found.estimator in _MEAN_SQUARES
-        else "a weight of each input channel (in_power)"
-    )
+    powers = "the mean square" if found.estimator in _MEAN_SQUARES else "a weight"
     text = (
-        f"**Sensitivity** ({code(found.estimator)}, {found.n_tokens:,} calibration tokens in windows of {found.n_ctx:,}): {powers}"
+        f"**Sensitivity** ({code(found.estimator)}, {found.n_tokens:,} calibration tokens in windows of {found.n_ctx:,}): {powers} of each"
+        " input channel (in_power)"
     )
     if found.estimator == "kld-probe":
         return (
@@ -27,11 +36,11 @@ def _sensitivity(run: Run) -> str:
         )
     if not found.in_nats:
         return f"{text}, the diagonal of the layer-wise Hessian. No out_power is known, so costs only rank the choices."
-    backward = (
+    sampled = (
         ", from a backward pass with labels sampled from the model's own predictions" if found.estimator == "kl-hessian" else ""
     )
     return (
-        f"{text} and what an error costs in each output channel (out_power{backward}). From both comes the diagonal of the Hessian of the"
+        f"{text} and what an error costs in each output channel (out_power{sampled}). From both comes the diagonal of the Hessian of the"
         " KL divergence."
     )
 
@@ -39,11 +48,11 @@ def _sensitivity(run: Run) -> str:
 def _prices(run: Run) -> str:
     names = {name for cells in run.costs.costs.values() for name in cells}
     n_cells = sum(len(cells) for cells in run.costs.costs.values())
-    plugin = stage_plugin(run, "measure")
+    plugin = _plugin(run, "measure")
     error = "its weight error, weighted by that diagonal, is" if plugin in ("", "weighted-error") else "what that changes gives"
     unit = "in nats per token" if run.costs.in_nats else "in no absolute unit"
     return (
-        f"**Cost table**{f' ({code(plugin)})' if plugin else ''}: every tensor is quantized with ggml's own kernels to each type that its rows"
+        f"**Cost table**{_named(plugin)}: every tensor is quantized with ggml's own kernels to each type that its rows"
         f" accept ({counted(len(names), 'type')}, {counted(n_cells, 'cell')}); {error} the predicted cost {unit}."
     )
 
@@ -53,29 +62,27 @@ def _proof(allocation: Allocation, in_nats: bool) -> str:
     if proof is None:
         return "This solver gives no proof."
     unit = " nats per token" if in_nats else ""
-    state = "proven optimal" if proof.optimal else "stopped before the proof was complete"
-    return f"{state.capitalize()}: no allocation within the budget costs less than {number(proof.bound)}{unit}, gap {_gap(proof.gap)}, {number(proof.seconds, 2)} s."
-
-
-def _gap(gap: float) -> str:
-    return f"{100 * gap:.2g} %" if gap > 0 else "0 %"
+    state = "Proven optimal" if proof.optimal else "Stopped before the proof was complete"
+    gap = f"{100 * proof.gap:.2g}" if proof.gap > 0 else "0"
+    return f"{state}: no allocation within the budget costs less than {number(proof.bound)}{unit}, gap {gap} %, {number(proof.seconds, 2)} s."
 
 
 def _solver(run: Run) -> str:
     ours = run.ours
-    solver = f" ({code(ours.allocation.solver)})" if ours.allocation.solver else ""
     total = f" Cost of the answer: {number(ours.predicted_cost)}." if ours.predicted_cost is not None else ""
     asked = f" Constraints that were asked for: {'; '.join(code(line) for line in run.constraints)}." if run.constraints else ""
-    return f"**Solver**{solver}: one type for every tensor within the size, chosen by total cost.{asked}{total} {_proof(ours.allocation, run.costs.in_nats)}"
+    return (
+        f"**Solver**{_named(ours.allocation.solver)}: one type for every tensor within the size, chosen by total cost.{asked}{total}"
+        f" {_proof(ours.allocation, run.costs.in_nats)}"
+    )
 
 
 def _export(run: Run) -> str:
-    plugin = stage_plugin(run, "export")
-    name = f" ({code(plugin)})" if plugin else ""
+    what = f"**Export**{_named(_plugin(run, 'export'))}:"
     if run.ours.path is None:
-        return f"**Export**{name}: this run wrote no GGUF."
+        return f"{what} this run wrote no GGUF."
     how = " ".join(["all types are ggml's own.", *_rounding(run)])
-    return f"**Export**{name}: {code(file_name(run.ours))}, quantized tensor by tensor from the source; {how}"
+    return f"{what} {code(file_name(run.ours))}, quantized tensor by tensor from the source; {how}"
 
 
 def _rounding(run: Run) -> list[str]:

@@ -9,7 +9,7 @@ import yaml
 
 from bitclass3_core.results import Run
 from bitclass3_core.sources.hub import is_hub_name
-from bitclass3_model_card.facts import text_value
+from bitclass3_model_card.text import code, plain
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # a bare name is no address on a hub
 _HUB = re.compile(r"^https?://huggingface\.co/(?P<id>[^/\s]+/[^/\s]+?)/?$")
@@ -27,7 +27,13 @@ class License:
     where: str = ""
 
 
-def source_card(run: Run) -> Mapping[str, Any]:
+def _text(values: Mapping[str, Any], key: str) -> str:
+    """A string on one line; empty if it is missing or no string."""
+    value = values.get(key)
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _source_card(run: Run) -> Mapping[str, Any]:
     """The front matter of the README.md beside the source's weights; empty if there is none or it cannot be read."""
     path = run.model.hf / "README.md" if run.model.hf else None
     if path is None or not path.is_file():
@@ -40,23 +46,23 @@ def source_card(run: Run) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _license_in(values: Mapping[str, Any], keys: tuple[str, str, str], where: str) -> License | None:
-    identifier, name, link = (text_value(values, key) for key in keys)
-    # hubs read the name and the link only beside the identifier
-    return License(identifier.lower(), name, link, where) if identifier else None
-
-
 def license_of(run: Run, stated: str | None = None) -> License | None:
     """The licence that the user states, else that of the source's metadata or card; None if there is none."""
     if stated:
         return License(stated.lower(), where="stated by the publisher")
-    metadata = _license_in(
-        run.model.metadata, ("general.license", "general.license.name", "general.license.link"), "the source's metadata"
+    keys = ("general.license", "general.license.name", "general.license.link")
+    sources = (
+        (run.model.metadata, keys, "the source's metadata"),
+        (_source_card(run), ("license", "license_name", "license_link"), "the source's model card"),
     )
-    return metadata or _license_in(source_card(run), ("license", "license_name", "license_link"), "the source's model card")
+    for values, keys, where in sources:
+        identifier, name, link = (_text(values, key) for key in keys)
+        if identifier:  # hubs read the name and the link only beside it
+            return License(identifier.lower(), name, link, where)
+    return None
 
 
-def base_model(run: Run) -> str:
+def _base_model(run: Run) -> str:
     """The source model's name on the hub: the user's, or from the metadata; empty if a hub would not accept it."""
     section = run.config.get("model")
     given = str(section.get("hf") or "") if isinstance(section, Mapping) else ""
@@ -64,9 +70,41 @@ def base_model(run: Run) -> str:
         return given
     metadata = run.model.metadata
     for key in _URL_KEYS:
-        if match := _HUB.match(text_value(metadata, key)):
+        if match := _HUB.match(_text(metadata, key)):
             return match["id"]
-    owner, name = (text_value(metadata, f"general.base_model.0.{key}") for key in ("organization", "name"))
+    owner, name = (_text(metadata, f"general.base_model.0.{key}") for key in ("organization", "name"))
     named = f"{owner}/{name}".replace(" ", "-") if owner and name else ""
-    candidates = (named, *(text_value(metadata, key) for key in _ID_KEYS))
+    candidates = (named, *(_text(metadata, key) for key in _ID_KEYS))
     return next((value for value in candidates if _REPOSITORY.fullmatch(value)), "")
+
+
+def front_matter(run: Run, found: License | None) -> str:
+    """The YAML block that model hubs read, with both of its ``---`` lines; what the source does not state is left out."""
+    base, known, card = _base_model(run), found or License(""), _source_card(run)
+    task, language = card.get("pipeline_tag"), card.get("language")
+    languages = [language] if isinstance(language, str) else language
+    values: dict[str, Any] = {
+        "base_model": base,
+        "base_model_relation": "quantized" if base else "",
+        "license": known.identifier,
+        "license_name": known.name,
+        "license_link": known.link,
+        "language": languages if isinstance(languages, list) and all(isinstance(entry, str) for entry in languages) else "",
+        "pipeline_tag": task if isinstance(task, str) else "",
+        "library_name": "gguf",
+        "quantized_by": "bitclass3",
+        "tags": [tag for tag in ("gguf", "bitclass3", "mixed-precision", run.model.arch) if tag],
+    }
+    text = yaml.safe_dump({key: value for key, value in values.items() if value}, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---\n"
+
+
+def license_section(run: Run, found: License | None) -> str:
+    """The licence that the source names, or that there is none."""
+    if found is None:
+        return "## License\n\nNeither the source's metadata nor its model card name a license: see the source model."
+    label = code(found.identifier) + "".join(f" ({plain(part)})" for part in (found.name, found.link) if part)
+    inherited = (
+        f"inherited from {plain(run.model.name)} (from {found.where})" if found.where.startswith("the source") else found.where
+    )
+    return f"## License\n\n{label}, {inherited}."

@@ -1,7 +1,9 @@
-"""Writes numbers and Markdown for the card."""
+"""Writes numbers, names and Markdown for the card."""
 
 import math
 from collections.abc import Iterable, Sequence
+
+from bitclass3_core.results import Candidate
 
 NOT_MEASURED = "-"
 
@@ -50,8 +52,17 @@ def n_weights(n_params: int) -> str:
 
 def code(text: str) -> str:
     """``text`` as inline code that also survives in a table's cell."""
-    plain = " ".join(text.split()).replace("`", "'").replace("|", "\\|")
-    return f"`{plain}`"
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def tensor(name: str) -> str:
+    """The tensor's name as code, without the ending that all have."""
+    return code(name.removesuffix(".weight"))
+
+
+def file_name(candidate: Candidate) -> str:
+    """The name of the candidate's file, or the candidate's name if no file was written."""
+    return candidate.path.name if candidate.path else candidate.name
 
 
 def plain(text: str) -> str:

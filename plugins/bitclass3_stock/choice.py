@@ -1,13 +1,12 @@
 """The types that a stock mix gives to a model, tensor by tensor, as llama-quantize would."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 from bitclass3_core.errors import ConfigError, did_you_mean
 from bitclass3_core.gguf.names import allows_quantization, metadata_int
 from bitclass3_core.model import Model, TensorInfo
 from bitclass3_core.qtypes import qtype
-from bitclass3_stock.mixes import MIXES, Mix, Spot
+from bitclass3_stock.mixes import MIXES, WHEN, Facts, Mix, Spot
 
 # The first of these parts that a name contains decides.
 _KINDS = {
@@ -27,21 +26,11 @@ _BLOCKS_OF_32 = {
 _LAYERS_OF_70B = {"llama": 80, "deci": 80, "olmo": 80, "qwen2": 80, "jais2": 68}
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    n_layers: int
-    n_values: int
-    n_gqa: int
-    n_experts: int
-    tied: bool
-    is_70b: bool
-    has_imatrix: bool
-
-
 def stock_qtypes(model: Model, quantizable: frozenset[str], ftype: str, has_imatrix: bool = True) -> dict[str, str]:
     """The qtype of each quantizable tensor in llama.cpp's own mix of that name. Raises ConfigError for an unknown mix."""
-    mix = _mix(ftype)
-    facts = _facts(model, has_imatrix)
+    if ftype.upper() not in MIXES:
+        raise ConfigError(f"unknown ftype {ftype!r}{did_you_mean(ftype, MIXES)}")
+    mix, facts = MIXES[ftype.upper()], _facts(model, has_imatrix)
     seen: Counter[str] = Counter()
     qtypes: dict[str, str] = {}
     for info in sorted(model.tensors.values(), key=lambda info: (-1 if info.block is None else info.block, info.name)):
@@ -55,13 +44,7 @@ def stock_qtypes(model: Model, quantizable: frozenset[str], ftype: str, has_imat
     return qtypes
 
 
-def _mix(ftype: str) -> Mix:
-    if ftype.upper() not in MIXES:
-        raise ConfigError(f"unknown ftype {ftype!r}{did_you_mean(ftype, MIXES)}")
-    return MIXES[ftype.upper()]
-
-
-def _facts(model: Model, has_imatrix: bool) -> _Facts:
+def _facts(model: Model, has_imatrix: bool) -> Facts:
     n_layers = metadata_int(model, "block_count", 1 + max((info.block or 0 for info in model.tensors.values()), default=0))
     n_heads = metadata_int(model, "attention.head_count", 0)
     n_kv_heads = metadata_int(model, "attention.head_count_kv", n_heads)
@@ -69,7 +52,7 @@ def _facts(model: Model, has_imatrix: bool) -> _Facts:
     is_70b = n_layers == _LAYERS_OF_70B.get(model.arch)
     if model.arch == "llama":  # the 65B has as many layers too, but a value head for each query head
         is_70b = is_70b and n_heads != n_kv_heads and n_experts != 8
-    return _Facts(
+    return Facts(
         n_layers,
         sum(_kind(name) == "attn_v" for name in model.tensors),
         n_heads // n_kv_heads if n_kv_heads else 0,
@@ -88,7 +71,7 @@ def _kind(name: str) -> str:
     return next((kind for part, kind in _KINDS.items() if part in name), "other")
 
 
-def _choose(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: _Facts) -> str:
+def _choose(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: Facts) -> str:
     if kind == "head" or (kind == "embedding" and facts.tied):
         return mix.head if info.accepts(qtype(mix.base)) else "Q8_0"
     if kind == "embedding":
@@ -96,18 +79,18 @@ def _choose(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: _Facts) -
     if facts.n_experts == 8 and kind in mix.eight_experts:
         return mix.eight_experts[kind]
     spot = _spot(mix, kind, info, n_seen, facts)
-    chosen = next((q for rule_kind, q, when in mix.rules if rule_kind == kind and when(spot)), mix.base)
+    chosen = next((q for kinds, q, when in mix.rules if kind in kinds.split() and WHEN[when](spot)), mix.base)
     if facts.is_70b and kind == "attn_v" and not mix.tiny and chosen in ("Q3_K", "Q4_K"):
         return "Q5_K"  # eight query heads share a value head there: better values take few bytes
     return chosen
 
 
-def _spot(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: _Facts) -> Spot:
+def _spot(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: Facts) -> Spot:
     # Experts have no fixed order, so the layer comes from the name.
     by_name = kind.startswith("ffn_") and facts.n_experts > 1 and not mix.tiny and info.block is not None
     i = info.block if by_name and info.block is not None else n_seen
     n = facts.n_values if kind == "attn_v" else facts.n_layers
-    return Spot(i, n, facts.n_gqa, facts.n_experts, facts.has_imatrix)
+    return Spot(i, n, facts)
 
 
 def _fitting(info: TensorInfo, chosen: str) -> str:

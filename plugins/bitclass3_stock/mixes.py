@@ -5,80 +5,60 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """The position of a tensor: number ``i`` of ``n`` of its kind, and facts of its model."""
+class Facts:
+    """What the mixes depend on: counts of the model, whether its head is tied to the embedding, and whether it has 70B weights."""
 
-    i: int
-    n: int
+    n_layers: int
+    n_values: int
     n_gqa: int
     n_experts: int
+    tied: bool
+    is_70b: bool
     has_imatrix: bool
 
 
-When = Callable[[Spot], bool]
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """The position of a tensor: number ``i`` of ``n`` of its kind, in a model with these facts."""
+
+    i: int
+    n: int
+    of: Facts
+
+    @property
+    def is_early(self) -> bool:
+        """In the first eighth."""
+        return self.i < self.n // 8
+
+    @property
+    def is_middle(self) -> bool:
+        """Neither in the first nor in the last eighth."""
+        return self.n // 8 <= self.i < 7 * self.n // 8
+
+    @property
+    def gets_more(self) -> bool:
+        """In the first and last eighth, and in every third layer between: the tensors that get more bits in the M mixes."""
+        return not self.is_middle or (self.i - self.n // 8) % 3 == 2
 
 
-def always(_: Spot) -> bool:
-    """Everywhere."""
-    return True
+# Where a rule holds. attn_v is small where many query heads share a value head, or beside many experts.
+WHEN: Mapping[str, Callable[[Spot], bool]] = {
+    "always": lambda _: True,
+    "first 2": lambda spot: spot.i < 2,
+    "first 4": lambda spot: spot.i < 4,
+    "first sixteenth": lambda spot: spot.i < spot.n // 16,
+    "first eighth": lambda spot: spot.is_early,
+    "first eighth, or more of Mixtral": lambda spot: spot.is_early or (spot.of.n_experts == 8 and spot.gets_more),
+    "middle": lambda spot: spot.is_middle,
+    "more bits": lambda spot: spot.gets_more,
+    "shared values": lambda spot: spot.of.n_gqa >= 4,
+    "small values": lambda spot: spot.of.n_gqa >= 4 or spot.of.n_experts >= 4,
+    "no imatrix": lambda spot: not spot.of.has_imatrix,
+    "no imatrix, first eighth": lambda spot: not spot.of.has_imatrix and spot.is_early,
+    "imatrix, first eighth": lambda spot: spot.of.has_imatrix and spot.is_early,
+}
 
-
-def first_eighth(spot: Spot) -> bool:
-    """In the first eighth of the layers."""
-    return spot.i < spot.n // 8
-
-
-def first_sixteenth(spot: Spot) -> bool:
-    """In the first sixteenth of the layers."""
-    return spot.i < spot.n // 16
-
-
-def middle(spot: Spot) -> bool:
-    """Neither in the first nor in the last eighth."""
-    return spot.n // 8 <= spot.i < 7 * spot.n // 8
-
-
-def more_bits(spot: Spot) -> bool:
-    """In the first and last eighth, and in every third layer between: the tensors that get more bits in the M mixes."""
-    return not middle(spot) or (spot.i - spot.n // 8) % 3 == 2
-
-
-def shared_values(spot: Spot) -> bool:
-    """At least four query heads share a value head, so that attn_v is small."""
-    return spot.n_gqa >= 4
-
-
-def small_values(spot: Spot) -> bool:
-    """attn_v is small beside the rest: many query heads share a value head, or the model has many experts."""
-    return spot.n_gqa >= 4 or spot.n_experts >= 4
-
-
-def blind(spot: Spot) -> bool:
-    """There is no imatrix."""
-    return not spot.has_imatrix
-
-
-def blind_start(spot: Spot) -> bool:
-    """In the first eighth, and there is no imatrix."""
-    return blind(spot) and first_eighth(spot)
-
-
-def guided_start(spot: Spot) -> bool:
-    """In the first eighth, and there is an imatrix."""
-    return spot.has_imatrix and first_eighth(spot)
-
-
-def start_or_mixtral(spot: Spot) -> bool:
-    """In the first eighth; in a model with eight experts, where ``more_bits`` is true."""
-    return first_eighth(spot) or (spot.n_experts == 8 and more_bits(spot))
-
-
-def first(count: int) -> When:
-    """Among the first ``count`` of their kind."""
-    return lambda spot: spot.i < count
-
-
-Rules = tuple[tuple[str, str, When], ...]
+Rules = tuple[tuple[str, str, str], ...]
 # With eight experts the attention is a small part of the file.
 _EIGHT_EXPERTS = {"attn_v": "Q8_0", "attn_k": "Q8_0"}
 _EIGHT_EXPERTS_OUT = {**_EIGHT_EXPERTS, "attn_output": "Q5_K"}
@@ -87,7 +67,7 @@ _EIGHT_EXPERTS_TINY = {"attn_k": "Q4_K", "attn_output": "Q5_K"}
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Every tensor gets ``base``, unless a rule (kind, qtype, when; the first that holds), head or embedding names another type.
+    """Every tensor gets ``base``, unless a rule (kinds, qtype, when; the first that holds), head or embedding names another type.
 
     In a model with exactly eight experts, ``eight_experts`` replaces the rules for its kinds. ``tiny`` marks the mixes that count layers
     by the tensors seen so far, and have no exception for the 70B.
@@ -101,96 +81,71 @@ class Mix:
     tiny: bool = False
 
 
-def _tiny(base: str, raised: str, embedding: str, output: str) -> Mix:
+def _tiny(base: str, raised: str, output: str) -> Mix:
     rules = (
-        ("attn_v", "Q4_K", small_values),
-        ("attn_v", raised, always),
-        ("ffn_down", raised, first_eighth),
-        ("attn_output", output, always),
+        ("attn_v", "Q4_K", "small values"),
+        ("attn_v", raised, "always"),
+        ("ffn_down", raised, "first eighth"),
+        ("attn_output", output, "always"),
     )
-    return Mix(base, rules, "Q5_K", embedding, _EIGHT_EXPERTS_TINY, tiny=True)
+    return Mix(base, rules, "Q5_K", raised, _EIGHT_EXPERTS_TINY, tiny=True)
 
 
-def _guarded(base: str, raised: str) -> Mix:
-    return Mix(base, (("ffn_down", raised, guided_start),))
+def _mix(base: str, *rules: tuple[str, str, str]) -> Mix:
+    return Mix(base, rules, eight_experts=_EIGHT_EXPERTS_OUT)
 
 
-def _medium(base: str, eight_experts: Mapping[str, str]) -> Mix:
-    return Mix(base, (("attn_v", "Q6_K", more_bits), ("ffn_down", "Q6_K", more_bits)), eight_experts=eight_experts)
-
-
-def _four_bit_iq(base: str) -> Mix:
-    return Mix(base, (("attn_v", "Q5_K", shared_values), ("ffn_down", "Q5_K", blind_start)), eight_experts=_EIGHT_EXPERTS_OUT)
-
-
+_SHARED = ("attn_v", "Q4_K", "shared values")
+_MEDIUM = ("attn_v ffn_down", "Q6_K", "more bits")
+_FOUR_BIT_IQ = (("attn_v", "Q5_K", "shared values"), ("ffn_down", "Q5_K", "no imatrix, first eighth"))
 MIXES: dict[str, Mix] = {
-    "IQ1_S": _tiny("IQ1_S", "Q2_K", "Q2_K", "IQ2_XXS"),
-    "IQ1_M": _tiny("IQ1_M", "Q2_K", "Q2_K", "IQ2_XXS"),
-    "IQ2_XXS": _tiny("IQ2_XXS", "Q2_K", "Q2_K", "IQ2_XXS"),
-    "IQ2_XS": _tiny("IQ2_XS", "Q2_K", "Q2_K", "IQ2_XS"),
-    "IQ2_S": _tiny("IQ2_XS", "IQ3_S", "IQ3_S", "IQ3_S"),
-    "IQ2_M": _tiny("IQ2_S", "IQ3_S", "IQ3_S", "IQ3_S"),
+    "IQ1_S": _tiny("IQ1_S", "Q2_K", "IQ2_XXS"),
+    "IQ1_M": _tiny("IQ1_M", "Q2_K", "IQ2_XXS"),
+    "IQ2_XXS": _tiny("IQ2_XXS", "Q2_K", "IQ2_XXS"),
+    "IQ2_XS": _tiny("IQ2_XS", "Q2_K", "IQ2_XS"),
+    "IQ2_S": _tiny("IQ2_XS", "IQ3_S", "IQ3_S"),
+    "IQ2_M": _tiny("IQ2_S", "IQ3_S", "IQ3_S"),
     "IQ3_XXS": Mix(
         "IQ3_XXS",
         (
-            ("attn_v", "Q4_K", shared_values),
-            ("attn_v", "IQ3_S", blind),
-            ("attn_k", "IQ2_S", always),
-            ("attn_q", "IQ2_S", always),
-            ("attn_output", "IQ3_S", always),
-            ("ffn_down", "Q4_K", blind_start),
-            ("ffn_down", "Q3_K", blind),
+            _SHARED,
+            ("attn_v", "IQ3_S", "no imatrix"),
+            ("attn_k attn_q", "IQ2_S", "always"),
+            ("attn_output", "IQ3_S", "always"),
+            ("ffn_down", "Q4_K", "no imatrix, first eighth"),
+            ("ffn_down", "Q3_K", "no imatrix"),
         ),
         "Q5_K",
         "IQ3_S",
         _EIGHT_EXPERTS_OUT,
     ),
-    "IQ3_XS": Mix(
-        "IQ3_S",
-        (
-            ("attn_v", "Q4_K", shared_values),
-            *((kind, "IQ3_XXS", always) for kind in ("attn_k", "attn_q")),
-            *((kind, "IQ3_XXS", middle) for kind in ("ffn_gate", "ffn_up")),
-        ),
-        eight_experts=_EIGHT_EXPERTS_OUT,
-    ),
-    "IQ3_S": Mix("IQ3_S", (("attn_v", "Q4_K", shared_values),), eight_experts=_EIGHT_EXPERTS_OUT),
-    "IQ3_M": Mix(
-        "IQ3_S",
-        (("attn_v", "Q4_K", always), ("attn_output", "Q4_K", always), ("ffn_down", "Q4_K", start_or_mixtral)),
-        eight_experts=_EIGHT_EXPERTS_OUT,
-    ),
-    "IQ4_XS": _four_bit_iq("IQ4_XS"),
-    "IQ4_NL": _four_bit_iq("IQ4_NL"),
-    "Q2_K_S": Mix("Q2_K", (("attn_v", "Q4_K", shared_values), ("ffn_down", "Q4_K", first_eighth))),
-    "Q2_K": Mix(
-        "Q2_K",
-        (("attn_v", "Q4_K", shared_values), *((kind, "Q3_K", always) for kind in ("attn_v", "attn_output", "ffn_down"))),
-        eight_experts=_EIGHT_EXPERTS_OUT,
-    ),
-    "Q3_K_S": Mix("Q3_K", eight_experts=_EIGHT_EXPERTS_OUT),
-    "Q3_K_M": Mix(
+    "IQ3_XS": _mix("IQ3_S", _SHARED, ("attn_k attn_q", "IQ3_XXS", "always"), ("ffn_gate ffn_up", "IQ3_XXS", "middle")),
+    "IQ3_S": _mix("IQ3_S", _SHARED),
+    "IQ3_M": _mix("IQ3_S", ("attn_v attn_output", "Q4_K", "always"), ("ffn_down", "Q4_K", "first eighth, or more of Mixtral")),
+    "IQ4_XS": _mix("IQ4_XS", *_FOUR_BIT_IQ),
+    "IQ4_NL": _mix("IQ4_NL", *_FOUR_BIT_IQ),
+    "Q2_K_S": Mix("Q2_K", (_SHARED, ("ffn_down", "Q4_K", "first eighth"))),
+    "Q2_K": _mix("Q2_K", _SHARED, ("attn_v attn_output ffn_down", "Q3_K", "always")),
+    "Q3_K_S": _mix("Q3_K"),
+    "Q3_K_M": _mix(
         "Q3_K",
-        (
-            ("attn_v", "Q5_K", first(2)),
-            ("ffn_down", "Q5_K", first_sixteenth),
-            *((kind, "Q4_K", always) for kind in ("attn_v", "attn_output", "ffn_down")),
-        ),
-        eight_experts=_EIGHT_EXPERTS_OUT,
+        ("attn_v", "Q5_K", "first 2"),
+        ("ffn_down", "Q5_K", "first sixteenth"),
+        ("attn_v attn_output ffn_down", "Q4_K", "always"),
     ),
     "Q3_K_L": Mix(
         "Q3_K",
-        tuple((kind, "Q5_K", always) for kind in ("attn_v", "attn_output", "ffn_down")),
+        (("attn_v attn_output ffn_down", "Q5_K", "always"),),
         eight_experts={**_EIGHT_EXPERTS, "attn_output": "Q3_K"},
     ),
-    "Q4_0": _guarded("Q4_0", "Q4_1"),
+    "Q4_0": Mix("Q4_0", (("ffn_down", "Q4_1", "imatrix, first eighth"),)),
     "Q4_1": Mix("Q4_1"),
-    "Q4_K_S": Mix("Q4_K", (("attn_v", "Q5_K", first(4)), ("ffn_down", "Q5_K", first_eighth)), eight_experts=_EIGHT_EXPERTS_OUT),
-    "Q4_K_M": _medium("Q4_K", _EIGHT_EXPERTS_OUT),
-    "Q5_0": _guarded("Q5_0", "Q5_1"),
+    "Q4_K_S": _mix("Q4_K", ("attn_v", "Q5_K", "first 4"), ("ffn_down", "Q5_K", "first eighth")),
+    "Q4_K_M": _mix("Q4_K", _MEDIUM),
+    "Q5_0": Mix("Q5_0", (("ffn_down", "Q5_1", "imatrix, first eighth"),)),
     "Q5_1": Mix("Q5_1"),
     "Q5_K_S": Mix("Q5_K"),
-    "Q5_K_M": _medium("Q5_K", _EIGHT_EXPERTS),
+    "Q5_K_M": Mix("Q5_K", (_MEDIUM,)),
     "Q6_K": Mix("Q6_K"),
     "Q8_0": Mix("Q8_0", head="Q8_0"),
 }
