@@ -1,7 +1,7 @@
 """The HF model in torch, for every plugin that computes with it: a library, no plugin of its own.
 
     model               the loaded HF model, and the place of each ggml tensor in it
-    parameters          which HF parameter holds a tensor: of those that may by name and shape (fused, stacked, transposed), the one
+    hf_layouts          which HF parameter holds a tensor: of those that may by name and shape (fused, stacked, transposed), the one
                         whose values are the GGUF's; a new layout of experts goes here
     places              rows read from and written to a part of a parameter, and its powers
     products            every product with a parameter, seen or with changed inputs

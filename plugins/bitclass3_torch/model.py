@@ -146,7 +146,7 @@ def load_torch_model(model: Model, architecture: Architecture, device: str, dtyp
     _require_transformers()
     where = pick_device(device)
     net, tokenizer = _load_hf(model, where, pick_dtype(dtype, where))
-    from bitclass3_torch.parameters import find_places
+    from bitclass3_torch.hf_layouts import find_places
 
     places = find_places(net, model, architecture)
     if not places:

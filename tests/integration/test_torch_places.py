@@ -10,8 +10,8 @@ import families
 import numpy as np
 import pytest
 import torch
+from bitclass3_torch.hf_layouts import find_places
 from bitclass3_torch.model import TorchModel, load_torch_model
-from bitclass3_torch.parameters import find_places
 from bitclass3_torch.statistics import collect
 from bitclass3_torch_evaluator import Options, bitclass3_evaluate
 from families import FAMILIES

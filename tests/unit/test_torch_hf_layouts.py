@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bitclass3_torch.parameters import find_places
+from bitclass3_torch.hf_layouts import find_places
 from bitclass3_torch.places import TorchPlace
 
 from bitclass3_core.errors import ModelFileError
