@@ -5,18 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from bitclass3_core.targets import FIXED_TARGETS, OWN_TARGETS
+
 # Names that stand for plugins where the user names none
 AUTO, NONE = "auto", "none"  # no plugin: the architecture by the model, no baseline
 FALLBACK_ARCHITECTURE = "generic"
 FIXED_BUDGET, LEVEL_BUDGET = "fixed", "bit-classes"
 STOCK_SOLVER = "stock"
 PLOT_REPORT, CARD_REPORT = "plots", "model-card"
-
-# The targets, of which one is given: those of the budget's own section, then options of the plugin ``fixed`` with what goes with them
-OWN_TARGETS = ("level", "target_kld")
-FIXED_TARGETS = ("target_bpw", "target_size", "match_stock", "match_file", "fit_vram")
-TARGETS = (*OWN_TARGETS, *FIXED_TARGETS)
-OF_VRAM = ("ctx", "kv_type", "vram_reserve")
 
 
 class _Section(BaseModel):

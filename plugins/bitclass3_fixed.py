@@ -13,7 +13,7 @@ from bitclass3_core.gguf.vram import memory_of
 from bitclass3_core.layout import Budget, budget_for_bpw, budget_for_file, data_bytes, parse_size
 from bitclass3_core.model import Architecture, Model
 from bitclass3_core.options import PluginOptions
-from bitclass3_core.run_config import FIXED_TARGETS
+from bitclass3_core.targets import FIXED_TARGETS
 
 BITCLASS3_ANSWERS = "89de85dbf71f"  # changes when the answers do
 

@@ -11,8 +11,9 @@ from bitclass3_core.errors import ConfigError, did_you_mean, message_of
 from bitclass3_core.plugin.manager import Plugin, load_plugin
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
 from bitclass3_core.qtypes import WRITABLE_QTYPES
-from bitclass3_core.run_config import LEVEL_BUDGET, OF_VRAM, TARGETS, BudgetSection, CorpusSection, RunConfig
+from bitclass3_core.run_config import LEVEL_BUDGET, BudgetSection, CorpusSection, RunConfig
 from bitclass3_core.sources.hub import is_hub_name
+from bitclass3_core.targets import OF_VRAM, TARGETS
 
 _PATH_KEYS = (("model", "hf"), ("model", "gguf"), *(("corpus", part) for part in CorpusSection.model_fields))
 

@@ -17,9 +17,9 @@ from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_config import NONE, BaselineSection, BudgetSection, RunConfig
 from bitclass3_core.runs.candidates import CandidateFile, differences
 from bitclass3_core.runs.context import Context, use_machine
+from bitclass3_core.runs.export import Shipped, ship, tidy
 from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.inputs import Inputs
-from bitclass3_core.runs.ship import Shipped, ship, tidy
 from bitclass3_core.runs.solution import Solution
 from bitclass3_core.runs.target_kld import check_asked, find_budget
 from bitclass3_core.runs.versions import versions
