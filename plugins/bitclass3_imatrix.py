@@ -109,10 +109,14 @@ def _row_shares(found: Imatrix, info: TensorInfo) -> FloatArray | None:
     return np.repeat((counts + 1) / (found.n_tokens + info.n_experts), info.n_rows // info.n_experts).astype(np.float32)
 
 
-def _check_coverage(found: Imatrix, model: Model, architecture: Architecture) -> None:
-    unknown = sorted(set(found.in_power) - set(model.tensors))
+def known_powers(found: Imatrix, model: Model, architecture: Architecture) -> dict[str, TensorSensitivity]:
+    """The powers of every quantizable tensor in the imatrix: its in_power, and experts' rows by their share of tokens.
+
+    Raises ModelFileError for an imatrix of another model.
+    """
+    known, unknown = architecture.quantizable & set(found.in_power), sorted(set(found.in_power) - set(model.tensors))
     n_tensors, name = len(found.in_power), model.path.name
-    if not set(found.in_power) & architecture.quantizable:
+    if not known:
         raise ModelFileError(
             f"the imatrix is of another model: none of its {n_tensors} tensors ({min(found.in_power)}) is to be quantized in {name}"
         )
@@ -120,17 +124,9 @@ def _check_coverage(found: Imatrix, model: Model, architecture: Architecture) ->
         raise ModelFileError(
             f"the imatrix is of another model: {len(unknown)} of its {n_tensors} tensors ({unknown[0]}) are not in {name}"
         )
-
-
-def known_powers(found: Imatrix, model: Model, architecture: Architecture) -> dict[str, TensorSensitivity]:
-    """The powers of every quantizable tensor in the imatrix: its in_power, and experts' rows by their share of tokens.
-
-    Raises ModelFileError for an imatrix of another model.
-    """
-    _check_coverage(found, model, architecture)
     return {
         name: TensorSensitivity(Powers(_fitted(found.in_power[name], model.tensors[name]), _row_shares(found, model.tensors[name])))
-        for name in sorted(architecture.quantizable & set(found.in_power))
+        for name in sorted(known)
     }
 
 

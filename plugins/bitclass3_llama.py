@@ -18,12 +18,11 @@ def bitclass3_architecture(model: Model) -> Architecture:
 
 
 def _row_orders(model: Model) -> dict[str, IndexArray]:
-    orders: dict[str, IndexArray] = {}
-    for role, key in _HEAD_COUNTS.items():
-        for block, info in blocks_of(model, role).items():
-            n_heads = metadata_int(model, key, block=block)
-            orders[info.name] = _interleaved_halves(info.n_rows, n_heads)
-    return orders
+    return {
+        info.name: _interleaved_halves(info.n_rows, metadata_int(model, key, block=block))
+        for role, key in _HEAD_COUNTS.items()
+        for block, info in blocks_of(model, role).items()
+    }
 
 
 def _interleaved_halves(n_rows: int, n_heads: int) -> IndexArray:

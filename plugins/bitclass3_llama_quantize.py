@@ -69,10 +69,9 @@ def _check_written(path: Path, allocation: Allocation, output: str) -> None:
     if not path.is_file():
         raise ToolchainError(f"{PROGRAM} wrote no {path.name}; its last lines: {last_lines(output)}")
     written = GgufModel(path).tensors
+    found = {name: written[name].dtype for name in allocation.qtypes if name in written}
     wrong = [
-        f"{name} is {written[name].dtype}, asked {q}"
-        for name, q in allocation.qtypes.items()
-        if name in written and written[name].dtype != q
+        f"{name} is {dtype}, asked {allocation.qtypes[name]}" for name, dtype in found.items() if dtype != allocation.qtypes[name]
     ]
     wrong += [f"{name} is missing" for name in allocation.qtypes if name not in written]
     if wrong:
@@ -96,9 +95,8 @@ def _split_paths(out: Path, stem: str, n_files: int) -> Iterator[tuple[str, list
 def _arguments(model: Model, allocation: Allocation, out: Path, recipe: str, target: str, options: Options) -> list[str]:
     imatrix = "imatrix.gguf" if (out / "imatrix.gguf").is_file() else None
     source = os.path.relpath(model.path, out)
-    given = quantize_arguments(model, allocation.qtypes, source, recipe, imatrix, target, options.threads)
     again = ["--allow-requantize"] if quantized_share(model) > 0 else []
-    return [*again, *given]
+    return [*again, *quantize_arguments(model, allocation.qtypes, source, recipe, imatrix, target, options.threads)]
 
 
 @hookimpl
@@ -122,8 +120,7 @@ def bitclass3_export(
         return [*(out / split_name(stem, number, n_files) for number in range(1, n_files + 1)), recipe]
     path = out / f"{stem}.gguf"
     with atomic_path(path) as temporary_file:
-        output = _run(
-            [str(program), *_arguments(model, allocation, out, recipe.name, temporary_file.name, options)], out, model, progress
-        )
+        arguments = _arguments(model, allocation, out, recipe.name, temporary_file.name, options)
+        output = _run([str(program), *arguments], out, model, progress)
         _check_written(temporary_file, allocation, output)
     return [path, recipe]

@@ -13,7 +13,7 @@ cost of rounding the inputs to the format that goes with the type is added.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,15 +84,11 @@ class _Weights:
     rows_per_expert: int
     counting: IndexArray  # the rows whose errors have a cost
 
-    def expert(self, rows: IndexArray) -> IndexArray:
-        """The index of the expert whose vectors each row uses."""
-        return rows // self.rows_per_expert
-
     def row_errors(self, squared: FloatArray, rows: IndexArray) -> NDArray[np.float64]:
         """1/2 sum over roles of out_i * sum_j in_j * squared_ij, for each row."""
         total = np.zeros(len(rows))
         for out_power, in_power in self.roles:
-            columns = in_power[0] if len(in_power) == 1 else in_power[self.expert(rows)]
+            columns = in_power[0] if len(in_power) == 1 else in_power[rows // self.rows_per_expert]
             total += 0.5 * out_power[rows] * (squared * columns).sum(axis=1)
         return total
 
@@ -114,7 +110,7 @@ def _errors_of_rows(model: Model, name: str, rows: IndexArray, q: QType, weights
     """Weighted squared error of each of the (sorted) rows; experts are quantized with their own imatrix."""
     errors = np.empty(len(rows))
     per_slab = max(1, _SLAB_WEIGHTS // model.tensors[name].n_in)
-    experts = weights.expert(rows)
+    experts = rows // weights.rows_per_expert
     for begin in range(0, len(rows), per_slab):
         slab = slice(begin, min(begin + per_slab, len(rows)))
         values = model.read(name, rows[slab])
@@ -196,22 +192,20 @@ def _whole(model: Model, name: str, q: QType, weights: _Weights) -> Cost:
     return Cost(float(_errors_of_rows(model, name, rows, q, weights).sum()), 0.0, len(rows))
 
 
-def _rounding(known: Mapping[str, float], q: QType, options: Options) -> float:
-    """What rounding the inputs costs with weights of that type, nats/token; 0 if the estimator does not know."""
-    form = activation_format(q) if options.activations == "cpu" else "Q8_0" if options.activations == "gpu" else None
-    return known.get(form, 0.0) if form else 0.0
-
-
 def _priced(cell: Cost, name: str, q: QType, activation: Mapping[str, float], options: Options) -> Cost:
-    """The cell times the share of the error that the exporter's rounding leaves (one for all types), plus the rounding of inputs."""
+    """The cell times the share of the error that the exporter's rounding leaves (one for all types), plus the rounding of inputs.
+
+    The latter is in nats/token, and 0 if the estimator does not know it.
+    """
     left = 1.0 if q.is_float else options.rounding.get(name, 1.0)
-    return replace(cell, cost=left * cell.cost + _rounding(activation, q, options), se=left * cell.se)
+    form = {"cpu": activation_format(q), "gpu": "Q8_0", "none": None}[options.activations]
+    return replace(cell, cost=left * cell.cost + (activation.get(form, 0.0) if form else 0.0), se=left * cell.se)
 
 
-def _unless_unusable(measure: Callable[..., Cost], *arguments: Any) -> Cost:
-    """The cost; infinite if the tensor cannot have the type."""
+def _measured(model: Model, name: str, q: QType, weights: _Weights, known: _Known | None, options: Options) -> Cost:
+    """The cost from a sample where ``known`` helps to draw it, else from all rows; infinite if the tensor cannot have the type."""
     try:
-        return measure(*arguments)
+        return _sampled(model, name, q, weights, known, options) if known else _whole(model, name, q, weights)
     except UnusableTypeError:
         return Cost(math.inf, 0.0, 0)
 
@@ -223,11 +217,9 @@ def bitclass3_measure(model: Model, sensitivity: Sensitivity, qtypes: tuple[QTyp
     for name, info in model.tensors.items():
         weights = _weights(model, name, sensitivity.tensors[name])
         n_rows = len(weights.counting)
-        if n_rows <= 2 * options.min_rows or n_rows * info.n_in <= options.whole_weights or options.relative_error == 0:
-            cells = {q: _unless_unusable(_whole, model, name, q, weights) for q in qtypes}
-        else:
-            known = _known(model, name, weights)
-            cells = {q: _unless_unusable(_sampled, model, name, q, weights, known, options) for q in qtypes}
+        whole = n_rows <= 2 * options.min_rows or n_rows * info.n_in <= options.whole_weights or options.relative_error == 0
+        known = None if whole else _known(model, name, weights)
+        cells = {q: _measured(model, name, q, weights, known, options) for q in qtypes}
         activation = sensitivity.tensors[name].activation
         costs[name] = {q.name: _priced(cell, name, q, activation, options) for q, cell in cells.items()}
     return CostTable(costs, sensitivity.in_nats)

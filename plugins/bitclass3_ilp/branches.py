@@ -62,20 +62,15 @@ def branches_of(tables: Tables, limit: float, gpu_multiplier: float = 0.0) -> li
             break
         frontier = grown
     rows = np.nonzero(is_open)[0]
+    chosen = np.array(big[: len(frontier.trail)], np.int64)
+    part = tables.rows(chosen, 0)
     branches = []
     for state in np.argsort(frontier.bounds, kind="stable"):
-        fixed = np.zeros(len(largest), np.int64)
-        chosen = big[: len(frontier.trail)]
-        fixed[chosen] = frontier.choices(int(state))
-        gpu_room = (
-            tables.gpu_budget
-            if tables.gpu_bytes is None
-            else tables.gpu_budget - int(tables.gpu_bytes[chosen, fixed[chosen]].sum())
-        )
-        rest = tables.rows(rows, tables.budget - int(frontier.n_bytes[state]), gpu_room)
+        fixed, picks = np.zeros(len(largest), np.int64), np.array(frontier.choices(int(state)), np.int64)
+        fixed[chosen] = picks
+        rest = tables.rows(rows, tables.budget - int(frontier.n_bytes[state]), tables.gpu_budget - part.gpu_bytes_of(picks))
         if rest.fits(np.zeros(len(rows), np.int64)):
-            fixed_cost = float(tables.costs[chosen, fixed[chosen]].sum())
-            branches.append(Branch(fixed, fixed_cost, rest, rows, float(frontier.bounds[state]) - credit))
+            branches.append(Branch(fixed, part.cost_of(picks), rest, rows, float(frontier.bounds[state]) - credit))
     return branches
 
 

@@ -56,21 +56,16 @@ def _model(tables: Tables, worth: float, scale: float, hint: Ints) -> tuple[Any,
 
     model = cp_model.CpModel()
     rows: list[list[tuple[int, Any]]] = []
-    n_bytes: list[int] = []
-    gpu_bytes: list[int] = []
-    costs: list[int] = []
     for row in range(len(hint)):
         pairs = [(int(k), model.new_bool_var("")) for k in np.nonzero(tables.costs[row] <= worth)[0]]
         model.add_exactly_one([variable for _, variable in pairs])
         for k, variable in pairs:
             model.add_hint(variable, k == hint[row])
-            n_bytes.append(int(tables.n_bytes[row, k]))
-            gpu_bytes.append(0 if tables.gpu_bytes is None else int(tables.gpu_bytes[row, k]))
-            costs.append(round(float(tables.costs[row, k]) * scale))
         rows.append(pairs)
     flat = [variable for pairs in rows for _, variable in pairs]
-    model.add(cp_model.LinearExpr.weighted_sum(flat, n_bytes) <= tables.budget)
+    at = np.repeat(np.arange(len(rows)), list(map(len, rows))), np.array([k for pairs in rows for k, _ in pairs], np.int64)
+    model.add(cp_model.LinearExpr.weighted_sum(flat, tables.n_bytes[at].tolist()) <= tables.budget)
     if tables.gpu_bytes is not None:
-        model.add(cp_model.LinearExpr.weighted_sum(flat, gpu_bytes) <= tables.gpu_budget)
-    model.minimize(cp_model.LinearExpr.weighted_sum(flat, costs))
+        model.add(cp_model.LinearExpr.weighted_sum(flat, tables.gpu_bytes[at].tolist()) <= tables.gpu_budget)
+    model.minimize(cp_model.LinearExpr.weighted_sum(flat, [round(cost * scale) for cost in tables.costs[at].tolist()]))
     return model, rows

@@ -153,11 +153,11 @@ def bitclass3_evaluate(
     text = evaluation_text(corpus, n_chunks * options.n_ctx)
     check_scored(n_chunks, options.n_ctx)
     folder = (options.folder or candidates[0].path.resolve().parent).resolve() / "evaluation"
-    base = BaseFile.planned(reference, text, options.n_ctx, n_chunks, n_vocab, program, folder)
+    base = BaseFile.planned(reference, text, Header(options.n_ctx, n_vocab, n_chunks), program, folder)
     reused, threads = base.is_there, default_threads(options.threads)
     models = [*candidates] if reused else [reference, *candidates]
     minutes = guess_minutes(models, n_chunks * options.n_ctx, threads)
-    made = f"{human_bytes(base.n_bytes)} of disk, {'kept' if options.keep_base else 'deleted at the end'}"
+    made = f"{human_bytes(base.header.n_bytes)} of disk, {'kept' if options.keep_base else 'deleted at the end'}"
     disk = "the base logits kept there are used again" if reused else made
     progress.say(plan_line(n_chunks, options.n_ctx, f"{folder}: {disk}", minutes, threads))
     with base.opened(options.keep_base, progress) as (path, header):

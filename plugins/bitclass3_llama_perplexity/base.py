@@ -46,12 +46,9 @@ def read_header(path: Path) -> Header | None:
     """The header; None if there is no file, if it is too short for a header, or if it is no base file."""
     try:
         with path.open("rb") as file:
-            data = file.read(_HEADER.size)
-    except OSError:
+            magic, *counts = _HEADER.unpack(file.read(_HEADER.size))
+    except (OSError, struct.error):
         return None
-    if len(data) < _HEADER.size:
-        return None
-    magic, *counts = _HEADER.unpack(data)
     return Header(*counts) if magic == _MAGIC and min(counts) > 0 else None
 
 
@@ -61,20 +58,17 @@ class BaseFile:
 
     reference: Model
     text: str
-    n_ctx: int
-    n_chunks: int
-    n_vocab: int
+    header: Header  # of the complete file
     program: Perplexity
     folder: Path
     digest: str  # of all that the file's content depends on
 
     @classmethod
-    def planned(
-        cls, reference: Model, text: str, n_ctx: int, n_chunks: int, n_vocab: int, program: Perplexity, folder: Path
-    ) -> "BaseFile":
+    def planned(cls, reference: Model, text: str, header: Header, program: Perplexity, folder: Path) -> "BaseFile":
         """The file, with a name by what it will be made from."""
-        parts = {"reference": reference.fingerprint, "text": text, "n_ctx": n_ctx, "n_chunks": n_chunks, **program.identity}
-        return cls(reference, text, n_ctx, n_chunks, n_vocab, program, folder, digest_of(parts)[:16])
+        counts = {"n_ctx": header.n_ctx, "n_chunks": header.n_chunks}
+        parts = {"reference": reference.fingerprint, "text": text, **counts, **program.identity}
+        return cls(reference, text, header, program, folder, digest_of(parts)[:16])
 
     @property
     def path(self) -> Path:
@@ -88,14 +82,10 @@ class BaseFile:
 
     def _load(self, path: Path) -> Header | None:
         """The header of a complete file for this vocabulary; None for any other."""
-        header = read_header(path)
-        of_this = header and (header.n_ctx, header.n_vocab) == (self.n_ctx, self.n_vocab) and _is_complete(path, header)
-        return header if of_this else None
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the complete file."""
-        return base_bytes(self.n_ctx, self.n_vocab, self.n_chunks)
+        found = read_header(path)
+        if found is None or (found.n_ctx, found.n_vocab) != (self.header.n_ctx, self.header.n_vocab):
+            return None
+        return found if path.stat().st_size == found.n_bytes else None
 
     @property
     def is_there(self) -> bool:
@@ -115,32 +105,27 @@ class BaseFile:
                 self.folder.rmdir()
 
     def _written(self, progress: Progress) -> Header:
-        self._write(self.path, progress)
-        header = read_header(self.path)
-        if header is None:
-            raise ToolchainError(f"{self.path} was removed while it was in use; run again")
-        return header
-
-    def _write(self, path: Path, progress: Progress) -> None:
         """Let llama-perplexity write the file. Raises Bitclass3Error if the disk is full, ModelFileError if the text is too short."""
         _remove_stale(self.folder)
-        require_room(self.folder, self.n_bytes, "the base logits")
+        require_room(self.folder, self.header.n_bytes, "the base logits")
         text = self.folder / f"text-{self.digest}.txt"
-        progress.begin(f"base logits of {self.reference.path.name}", self.n_chunks)
+        progress.begin(f"base logits of {self.reference.path.name}", self.header.n_chunks)
         try:
             write_text(text, self.text)
-            with atomic_path(path) as temporary:
-                watch = _Watch(temporary, progress)
-                arguments = ["-f", text.name, "--chunks", str(self.n_chunks), "--kl-divergence-base", temporary.name]
-                output = self.program.run(self.reference, arguments, self.folder, Steps(_PIECE, watch))
-                if _is_too_short(temporary) and not _TOO_SHORT.search(
-                    output
-                ):  # the line that says so was lost at the program's end
+            with atomic_path(self.path) as temporary:
+                arguments = ["-f", text.name, "--chunks", str(self.header.n_chunks), "--kl-divergence-base", temporary.name]
+                steps = Steps(_PIECE, _Watch(temporary, progress))
+                output = self.program.run(self.reference, arguments, self.folder, steps)
+                # the line that says so may be lost at the program's end
+                if _is_too_short(temporary) and not _TOO_SHORT.search(output):
                     output = self.program.run(self.reference, arguments, self.folder)
-                _check_written(temporary, output, self.n_ctx)
+                _check_written(temporary, output, self.header.n_ctx)
         finally:
             progress.end()
             text.unlink(missing_ok=True)
+        if (header := read_header(self.path)) is None:
+            raise ToolchainError(f"{self.path} was removed while it was in use; run again")
+        return header
 
 
 class _Watch:
@@ -155,10 +140,8 @@ class _Watch:
         header = read_header(self._path)
         if header is None:
             return
-        to_come = (header.n_chunks - self._done + 1) * chunk_bytes(
-            header.n_ctx, header.n_vocab
-        )  # one more, which may be on its way
-        if self._path.stat().st_size < header.n_bytes - to_come - _SLACK:
+        n_to_come = header.n_chunks - self._done + 1  # one more, which may be on its way
+        if self._path.stat().st_size < header.n_bytes - n_to_come * chunk_bytes(header.n_ctx, header.n_vocab) - _SLACK:
             raise _no_room(self._path, header)
 
 
@@ -171,21 +154,16 @@ def _check_written(path: Path, output: str, n_ctx: int) -> None:
             f"{2 * n_ctx:,} (twice n_ctx); give more with --eval-corpus, or lower evaluate.options.n_ctx"
         )
     header = read_header(path)
-    if header is None and path.exists() and shutil.disk_usage(path.parent).free < _SLACK:
-        raise _no_room(path, None)
-    if header is None:
+    full = path.exists() and shutil.disk_usage(path.parent).free < _SLACK
+    if header is None and not full:
         raise ToolchainError(f"llama-perplexity wrote no base logits; its last lines: {last_lines(output)}")
-    if not _is_complete(path, header):
+    if header is None or path.stat().st_size != header.n_bytes:
         raise _no_room(path, header)
 
 
 def _is_too_short(path: Path) -> bool:
     """Whether the program ended after the beginning of the header: it does so if the text is too short."""
     return path.exists() and path.stat().st_size == _TOO_SHORT_BYTES
-
-
-def _is_complete(path: Path, header: Header) -> bool:
-    return path.stat().st_size == header.n_bytes
 
 
 def _no_room(path: Path, header: Header | None) -> Bitclass3Error:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,19 @@ class Statistics:
 
     figures: Mapping[str, tuple[float, float | None]]
     running: Running
+
+    def is_grouped(self, n_chunks: int) -> bool:
+        """Whether standard errors come from groups of chunks; with too few chunks they are those of independent tokens."""
+        return len(self.running.kld) == n_chunks >= MIN_CHUNKS
+
+    def error(
+        self, n_chunks: int, values: NDArray[np.float64], name: str, slope: float = 1.0, final: float | None = None
+    ) -> float | None:
+        """Standard error of slope * mean(values); without groups, llama.cpp's own error of the figure ``name``."""
+        if not self.is_grouped(n_chunks):
+            return self.figures[name][1]
+        error = abs(slope) * grouped_error(group_means(values, final), n_chunks)
+        return error if np.isfinite(error) else None
 
 
 def _number(text: str | None, unit: float) -> float | None:
@@ -92,26 +106,6 @@ def group_means(running: NDArray[np.float64], final: float | None = None) -> NDA
     return np.asarray(np.diff(totals[bounds]) / np.diff(bounds), np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    """Standard errors between groups of chunks; with too few chunks, those of independent tokens."""
-
-    running: Running
-    n_chunks: int
-    figures: Mapping[str, tuple[float, float | None]]
-
-    @property
-    def grouped(self) -> bool:
-        return len(self.running.kld) == self.n_chunks >= MIN_CHUNKS
-
-    def of(self, values: NDArray[np.float64], name: str, slope: float = 1.0, final: float | None = None) -> float | None:
-        """Standard error of slope * mean(values); without groups, llama.cpp's own error of the figure ``name``."""
-        if not self.grouped:
-            return self.figures[name][1]
-        error = abs(slope) * grouped_error(group_means(values, final), self.n_chunks)
-        return error if np.isfinite(error) else None
-
-
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
@@ -119,7 +113,7 @@ def _or_nan(value: float | None) -> float:
 def as_evaluation(statistics: Statistics, candidate: str, n_chunks: int, n_scored: int, evaluator: str) -> Evaluation:
     """The evaluation of a candidate over ``n_chunks`` chunks of ``n_scored`` scored tokens each."""
     figures, running = statistics.figures, statistics.running
-    errors = _Errors(running, n_chunks, figures)
+    error = partial(statistics.error, n_chunks)
     value = {name: pair[0] for name, pair in figures.items()}
     ppl, base, rms = value["Mean PPL(Q)"], value["Mean PPL(base)"], value["RMS Δp"]
     kld = value["Mean KLD"]
@@ -129,21 +123,21 @@ def as_evaluation(statistics: Statistics, candidate: str, n_chunks: int, n_score
         n_tokens=n_chunks * n_scored,
         n_chunks=n_chunks,
         mean_kld=max(kld, 0.0),  # for the reference itself the 16 bits can make it a little less than 0
-        se_kld=_or_nan(errors.of(running.kld, "Mean KLD", final=kld)),
+        se_kld=_or_nan(error(running.kld, "Mean KLD", final=kld)),
         median_kld=value["Median KLD"],
         p99_kld=value["99.0% KLD"],
         p999_kld=value["99.9% KLD"],
         same_top1=value["Same top p"],
-        se_same_top1=_or_nan(errors.of(running.same_top, "Same top p")),
+        se_same_top1=_or_nan(error(running.same_top, "Same top p")),
         ppl=ppl,
-        se_ppl=_or_nan(errors.of(running.ln_ppl, "Mean PPL(Q)", ppl)),
+        se_ppl=_or_nan(error(running.ln_ppl, "Mean PPL(Q)", ppl)),
         reference_ppl=base,
-        se_reference_ppl=_or_nan(errors.of(running.ln_ppl - running.ln_ratio, "Mean PPL(base)", base)),
+        se_reference_ppl=_or_nan(error(running.ln_ppl - running.ln_ratio, "Mean PPL(base)", base)),
         evaluator=evaluator,
         ln_ppl_ratio=value.get(ratio, float(np.log(ppl / base))),
-        se_ln_ppl_ratio=errors.of(running.ln_ratio, ratio) if ratio in figures else None,
+        se_ln_ppl_ratio=error(running.ln_ratio, ratio) if ratio in figures else None,
         rms_dp=rms,
-        se_rms_dp=errors.of(running.squared_dp, "RMS Δp", 0.5 / rms) if rms > 0 else None,
+        se_rms_dp=error(running.squared_dp, "RMS Δp", 0.5 / rms) if rms > 0 else None,
         figures={name: pair for name, pair in figures.items() if np.isfinite(pair[0])},
-        group_kld=tuple(map(float, group_means(running.kld, kld))) if errors.grouped else (),
+        group_kld=tuple(map(float, group_means(running.kld, kld))) if statistics.is_grouped(n_chunks) else (),
     )

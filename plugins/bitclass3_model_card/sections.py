@@ -105,9 +105,7 @@ def plots_section(out: Path) -> str:
 
 def disclaimer_section(run: Run, compared: bool, published: Sequence[Figure]) -> str:
     """Whose figures these are, and that the project is independent."""
-    said = [
-        f"Independent project. Not affiliated with or endorsed by the authors of {plain(run.model.name)} or of llama.cpp.",
-    ]
+    said = [f"Independent project. Not affiliated with or endorsed by the authors of {plain(run.model.name)} or of llama.cpp."]
     if any(candidate.evaluation for candidate in run.candidates):
         said += ["The measured figures hold for the evaluation text and the versions named above; other text gives other figures."]
     if compared:

@@ -47,7 +47,9 @@ def bitclass3_solve(problem: Problem, model: Model, architecture: Architecture, 
         qtypes = stock_qtypes(model, architecture.quantizable, ftype)
     else:
         mixes = {name: stock_qtypes(model, architecture.quantizable, name) for name in STOCK_FTYPES}
-        sizes = {name: _quantized_bytes(model, mix) for name, mix in mixes.items()}
+        sizes = {
+            name: sum(padded(model.tensors[tensor].n_bytes(qtype(q))) for tensor, q in mix.items()) for name, mix in mixes.items()
+        }
         ftype = (_smallest_reaching if options.at_least else _largest_fitting)(sizes, problem.budget_bytes)
         qtypes = mixes[ftype]
     return Allocation(qtypes, solver="stock", note=f"stock {ftype}", options={"ftype": ftype})
@@ -68,7 +70,3 @@ def _smallest_reaching(sizes: dict[str, int], budget_bytes: int) -> str:
     """The smallest mix of at least that size, else the largest mix; an allocation that is better with fewer bytes has beaten it."""
     reaching = [ftype for ftype in sizes if sizes[ftype] >= budget_bytes]
     return min(reaching, key=sizes.__getitem__) if reaching else max(sizes, key=sizes.__getitem__)
-
-
-def _quantized_bytes(model: Model, qtypes: dict[str, str]) -> int:
-    return sum(padded(model.tensors[name].n_bytes(qtype(q))) for name, q in qtypes.items())

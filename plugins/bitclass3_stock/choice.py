@@ -78,19 +78,14 @@ def _choose(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: Facts) ->
         return mix.embedding or mix.base
     if facts.n_experts == 8 and kind in mix.eight_experts:
         return mix.eight_experts[kind]
-    spot = _spot(mix, kind, info, n_seen, facts)
+    # Experts have no fixed order, so the layer comes from the name.
+    by_name = kind.startswith("ffn_") and facts.n_experts > 1 and not mix.tiny
+    i = info.block if by_name and info.block is not None else n_seen
+    spot = Spot(i, facts.n_values if kind == "attn_v" else facts.n_layers, facts)
     chosen = next((q for kinds, q, when in mix.rules if kind in kinds.split() and WHEN[when](spot)), mix.base)
     if facts.is_70b and kind == "attn_v" and not mix.tiny and chosen in ("Q3_K", "Q4_K"):
         return "Q5_K"  # eight query heads share a value head there: better values take few bytes
     return chosen
-
-
-def _spot(mix: Mix, kind: str, info: TensorInfo, n_seen: int, facts: Facts) -> Spot:
-    # Experts have no fixed order, so the layer comes from the name.
-    by_name = kind.startswith("ffn_") and facts.n_experts > 1 and not mix.tiny and info.block is not None
-    i = info.block if by_name and info.block is not None else n_seen
-    n = facts.n_values if kind == "attn_v" else facts.n_layers
-    return Spot(i, n, facts)
 
 
 def _fitting(info: TensorInfo, chosen: str) -> str:
