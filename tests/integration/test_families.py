@@ -125,7 +125,7 @@ def test_allocated_and_written_as_asked(chain: Any, name: str) -> None:
     stacks = [t for t in asked if len(model.tensors[t].shape) == 3]
     assert bool(stacks) == any(part in name for part in ("moe", "next", "mixtral", "gpt-oss", "deepseek"))
     rows[name] = Row(
-        run.stages.name("architecture"),
+        run.stages.plugin("architecture").name,
         len(model.tensors),
         len(asked),
         len(stacks),
