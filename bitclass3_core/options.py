@@ -4,7 +4,7 @@ A plugin's options class may be any pydantic class; one that has something to te
 the same names, by inheriting from it or by itself. Where it does not, the values here count.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,20 +63,9 @@ class PluginOptions(BaseModel):
         return self
 
 
-def efforts_of(options: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
-    """The option values by effort that a plugin's options class declares."""
-    return getattr(options, "efforts", PluginOptions.efforts)
-
-
 def reads_text(options: BaseModel | None) -> bool:
     """Whether an estimator with these options declares that it gives costs of the calibration text."""
     return bool(getattr(options, "reads_text", PluginOptions.reads_text))
-
-
-def levels_of(options: BaseModel | None) -> Collection[str]:
-    """The names of levels that a budget's options declare (their option ``levels``); empty where any name may be right."""
-    levels: Collection[str] = getattr(options, "levels", ())
-    return levels
 
 
 def demands_of(options: BaseModel | None, work: Work) -> Demands:
@@ -91,13 +80,3 @@ def demands_of(options: BaseModel | None, work: Work) -> Demands:
         return Demands()
     operations, n_bytes = says(work.n_params)
     return Demands(operations, n_bytes=n_bytes)
-
-
-def baseline_options(options: type[BaseModel] | None, ftype: str | None) -> dict[str, Any]:
-    """Option values with which a solver with such options gives the allocation to compare with."""
-    return dict(options.as_baseline(ftype)) if options and issubclass(options, PluginOptions) else {}
-
-
-def placed_in(options: BaseModel | None, folder: Path) -> BaseModel | None:
-    """These options, with large temporary files in ``folder``."""
-    return options.placed_in(folder) if isinstance(options, PluginOptions) else options

@@ -101,7 +101,7 @@ def planned(setup: Setup, peers: Peers, size: str, recipe: str) -> Planned | Non
 
 def _by_imatrix(pipeline: Pipeline, name: str, allocation: Allocation) -> Planned:
     """A given allocation written by llama-quantize with the imatrix of llama-imatrix."""
-    folder, stem = pipeline.folder.path, name.replace("/", "-")
+    folder, stem = pipeline.context.folder.path, name.replace("/", "-")
     parts = {
         "source": pipeline.model.fingerprint,
         "imatrix": pipeline.solution.estimate.sha256,
@@ -116,7 +116,7 @@ def _by_imatrix(pipeline: Pipeline, name: str, allocation: Allocation) -> Planne
         recipe.unlink()
         return path
 
-    seconds = {"imatrix": pipeline.timings.get("estimate", 0.0)}
+    seconds = {"imatrix": pipeline.context.timings.get("estimate", 0.0)}
     return Planned(name, digest_of(parts), allocation.qtypes, _most_bytes(pipeline), None, seconds, write)
 
 
@@ -148,7 +148,7 @@ def ours(setup: Setup, folder: str, size: str, recipe: str, name: str, more: Seq
         return path
 
     predicted = pipeline.costs.total(pipeline.allocation.qtypes)
-    seconds = {stage: pipeline.timings.get(stage, 0.0) for stage in ("estimate", "measure")}
+    seconds = {stage: pipeline.context.timings.get(stage, 0.0) for stage in ("estimate", "measure")}
     return Planned(name, digest_of(parts), pipeline.allocation.qtypes, _most_bytes(pipeline), predicted, seconds, write)
 
 

@@ -17,31 +17,21 @@ def menus(texts: Sequence[str]) -> Keys:
     for text in texts:
         pattern, _, names = text.rpartition("=")
         path = ("qtypes", "menus", pattern) if pattern else ("qtypes", "menu")
-        if keys.setdefault(path, parse_menu(names)) != parse_menu(names):
-            raise _contradiction("--menu", text)
+        _put(keys, path, parse_menu(names), "--menu", text)
     return keys
 
 
-def pins(texts: Sequence[str]) -> Keys:
-    """Types by regular expression. Raises ConfigError for a text that is no REGEX=TYPE, and where two contradict."""
-    return _types("--pin", "pins", texts)
-
-
-def floors(texts: Sequence[str]) -> Keys:
-    """Smallest types by regular expression. Raises ConfigError for a text that is no REGEX=TYPE, and where two contradict."""
-    return _types("--floor", "floors", texts)
-
-
-def _types(flag: str, key: str, texts: Sequence[str]) -> Keys:
+def types(flag: str, key: str, texts: Sequence[str]) -> Keys:
+    """Types by regular expression: pins, floors. Raises ConfigError for a text that is no REGEX=TYPE, and where two contradict."""
     keys: Keys = {}
     for text in texts:
         pattern, _, name = text.rpartition("=")
         if not pattern or not name:
             raise ConfigError(f"{flag} {text!r} is not understood; write it like {flag} 'ffn_down=Q6_K'")
-        if keys.setdefault(("qtypes", key, pattern), name) != name:
-            raise _contradiction(flag, text)
+        _put(keys, ("qtypes", key, pattern), name, flag, text)
     return keys
 
 
-def _contradiction(flag: str, text: str) -> ConfigError:
-    return ConfigError(f"{flag} {text!r} contradicts an earlier {flag}; give one of them")
+def _put(keys: Keys, path: tuple[str, ...], value: str | list[str], flag: str, text: str) -> None:
+    if keys.setdefault(path, value) != value:
+        raise ConfigError(f"{flag} {text!r} contradicts an earlier {flag}; give one of them")

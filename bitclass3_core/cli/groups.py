@@ -1,8 +1,9 @@
 """The flags that several commands share."""
 
+from functools import partial
 from pathlib import Path
 
-from bitclass3_core.cli.constraints import floors, menus, pins
+from bitclass3_core.cli.constraints import menus, types
 from bitclass3_core.cli.flags import Flag, Group, Keys
 
 
@@ -86,8 +87,8 @@ CONSTRAINTS = Group(
             "types to choose from: default, k, cuda, cpu, metal, vulkan, all or Q4_K,Q6_K; REGEX=MENU for some tensors",
             menus,
         ),
-        Flag("--pin", list[str], "REGEX=TYPE: the type of the tensors that match; repeatable", pins),
-        Flag("--floor", list[str], "REGEX=TYPE: at least that type; repeatable", floors),
+        Flag("--pin", list[str], "REGEX=TYPE: the type of the tensors that match; repeatable", partial(types, "--pin", "pins")),
+        Flag("--floor", list[str], "REGEX=TYPE: at least that type; repeatable", partial(types, "--floor", "floors")),
         Flag(
             "--group",
             list[str],

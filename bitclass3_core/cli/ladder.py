@@ -60,17 +60,14 @@ def ladder(
 
 
 def _row(level: "Level") -> tuple[str, ...]:
+    from bitclass3_core.compare.tables import figures
+
     candidate = level.candidate
     if candidate is None:
         return (level.name, "-", "-", "-", "-", "-", f"failed: {level.error}")
-    figures = candidate.evaluation
-    measured = (
-        (f"{figures.mean_kld:.4f} ± {figures.se_kld:.4f}", f"{figures.p999_kld:.3f}", f"{figures.ppl:.3f}")
-        if figures
-        else ("-",) * 3
-    )
+    kld, _, p999, _, ppl = figures(candidate.evaluation)
     beside = f"{level.difference[0]:+.4f} ± {level.difference[1]:.4f} {level.baseline}" if level.difference else level.baseline
-    return (candidate.name, f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", *measured, beside)
+    return (candidate.name, f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", kld, p999, ppl, beside)
 
 
 def _print_table(ladder: "Ladder") -> None:

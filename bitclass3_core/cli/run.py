@@ -42,7 +42,7 @@ def run(
     if flags.json:
         print(json.dumps(summary(made, until), indent=1))
     elif until in ("evaluate", "report") and not flags.quiet:
-        _print(made.result, made.folder.path)
+        _print(made.result, made.context.folder.path)
     made.raise_failures()
 
 
@@ -52,12 +52,10 @@ def command_line() -> str:
 
 
 def _row(candidate: "Candidate") -> tuple[str, ...]:
-    sizes = f"{candidate.name}.gguf", f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}"
-    measured = candidate.evaluation
-    if measured is None:
-        return *sizes, *("-",) * 4
-    kld = f"{measured.mean_kld:.4f} ± {measured.se_kld:.4f}"
-    return *sizes, kld, f"{measured.p999_kld:.3f}", f"{measured.same_top1:.1%}", f"{measured.ppl:.3f}"
+    from bitclass3_core.compare.tables import figures
+
+    kld, _, *others = figures(candidate.evaluation)
+    return f"{candidate.name}.gguf", f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}", kld, *others
 
 
 def _print(run: "Run", out: Path) -> None:

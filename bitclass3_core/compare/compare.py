@@ -64,13 +64,9 @@ class Compared:
             "evaluation": Corpus.fingerprint(self.corpus.evaluation),
             **self.stages.identity("evaluate"),
         }
+        paths = {name: folder.path / "evaluation" / f"{name.replace('/', '_')}.npz" for name in self.models}
         return {
-            name: evaluation_artefact(
-                name,
-                folder.path / "evaluation" / f"{name.replace('/', '_')}.npz",
-                {**parts, "file": model.fingerprint},
-                folder,
-            )
+            name: evaluation_artefact(name, paths[name], {**parts, "file": model.fingerprint}, folder)
             for name, model in self.models.items()
         }
 
@@ -82,7 +78,7 @@ class Compared:
         artefacts = self._artefacts(folder)
         found = {name: kept for name, artefact in artefacts.items() if (kept := artefact.kept()) is not None}
         if missing := [name for name in self.models if name not in found]:
-            progress.say(f"evaluate: {self.stages.name('evaluate')} on {', '.join(missing)}")
+            progress.say(f"evaluate: {self.stages.plugin('evaluate').name} on {', '.join(missing)}")
             candidates = [self.models[name] for name in missing]
             answers = self.stages.evaluate(self.reference, list(candidates), self.architecture, self.corpus, progress)
             found |= {name: artefacts[name].put(answer) for name, answer in zip(missing, answers, strict=True)}

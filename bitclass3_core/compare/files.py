@@ -9,9 +9,9 @@ from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.gguf.names import allows_quantization
 from bitclass3_core.gguf.recipe import recipe_lines, types_in_gguf
 from bitclass3_core.model import Model
+from bitclass3_core.plugin.checks import listed
 
 _TOKENS = "tokenizer.ggml.tokens"
-_SHOWN = 3
 
 
 def opened(files: Sequence[Path]) -> dict[str, GgufModel]:
@@ -27,15 +27,11 @@ def opened(files: Sequence[Path]) -> dict[str, GgufModel]:
 
 def check_comparable(reference: Model, other: Model) -> None:
     """Raise ModelFileError, naming what differs, unless both have one architecture, vocabulary, and set of matrices with their shapes."""
-    found = _other_architecture(reference, other) or _other_vocabulary(reference, other) or _other_tensors(reference, other)
-    if found:
+    found = f"its architecture is {other.arch!r}, not {reference.arch!r}" if other.arch != reference.arch else ""
+    if found := found or _other_vocabulary(reference, other) or _other_tensors(reference, other):
         raise ModelFileError(
             f"{other.path.name} cannot be compared with {reference.path.name}: {found}; compare files of one model"
         )
-
-
-def _other_architecture(reference: Model, other: Model) -> str:
-    return f"its architecture is {other.arch!r}, not {reference.arch!r}" if other.arch != reference.arch else ""
 
 
 def _tokens(model: Model) -> list[bytes]:
@@ -54,22 +50,14 @@ def _other_vocabulary(reference: Model, other: Model) -> str:
     return f"token {first} of its vocabulary is {b!r}, not {a!r}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _other_tensors(reference: Model, other: Model) -> str:
     """Vectors may come and go (rope factors, biases of zero): the matrices must be the same."""
     ours, theirs = (
         {name: info.shape for name, info in model.tensors.items() if allows_quantization(info)} for model in (reference, other)
     )
-    missing, extra = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    shapes = [
-        f"{name} is {theirs[name]}, not {ours[name]}" for name in sorted(set(ours) & set(theirs)) if ours[name] != theirs[name]
-    ]
-    parts = (("it lacks ", missing), ("it has ", extra), ("shape of ", shapes))
-    return "; ".join(f"{what}{_listed(names)}" for what, names in parts if names)
+    shapes = [f"{name} is {theirs[name]}, not {ours[name]}" for name in ours.keys() & theirs if ours[name] != theirs[name]]
+    parts = (("it lacks ", ours.keys() - theirs), ("it has ", theirs.keys() - ours), ("shape of ", shapes))
+    return "; ".join(f"{what}{listed(names)}" for what, names in parts if names)
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:

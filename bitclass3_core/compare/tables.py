@@ -18,7 +18,8 @@ class Table:
     rows: list[list[str]]
 
 
-def _figures(evaluation: Evaluation | None) -> list[str]:
+def figures(evaluation: Evaluation | None) -> list[str]:
+    """Mean KLD with its error, median and 99.9 % KLD, same top-1, PPL; dashes where nothing was measured."""
     if evaluation is None:
         return ["-"] * 5
     return [
@@ -37,7 +38,7 @@ def _main_table(comparison: Comparison) -> Table:
         mean, se = comparison.paired.get(candidate.name, (None, None))
         paired = "" if mean is None else f"{mean:+.4f} ± {se:.4f}"
         sizes = [candidate.name, f"{candidate.file_bytes:,}", f"{candidate.bpw:.3f}"]
-        rows.append([*sizes, *_figures(candidate.evaluation), paired, "yes" if best else ""])
+        rows.append([*sizes, *figures(candidate.evaluation), paired, "yes" if best else ""])
     return Table(f"{comparison.reference['name']}: measured against {comparison.reference['file']}", header, rows)
 
 

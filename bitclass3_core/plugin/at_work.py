@@ -65,7 +65,7 @@ def working(plugin: str, hook: str, version: str = "", options: BaseModel | None
     before = _working.get(thread)
     with _lock:
         if not _working:
-            _Stdout.put_in_place()
+            _Stdout.real, sys.stdout = sys.stdout, _Stdout()
         _working[thread] = AtWork(plugin, hook, version, options, time.monotonic())
     try:
         yield
@@ -77,8 +77,8 @@ def working(plugin: str, hook: str, version: str = "", options: BaseModel | None
                 del _working[thread]
             else:
                 _working[thread] = before
-            if not _working:
-                _Stdout.take_away()
+            if not _working and _Stdout.real is not None:
+                sys.stdout, _Stdout.real = _Stdout.real, None
 
 
 class _Stdout(io.TextIOBase):
@@ -88,15 +88,6 @@ class _Stdout(io.TextIOBase):
 
     def __init__(self) -> None:
         self._rest: dict[int, str] = {}
-
-    @classmethod
-    def put_in_place(cls) -> None:
-        cls.real, sys.stdout = sys.stdout, cls()
-
-    @classmethod
-    def take_away(cls) -> None:
-        if cls.real is not None:
-            sys.stdout, cls.real = cls.real, None
 
     def write(self, text: str) -> int:
         thread = threading.get_ident()

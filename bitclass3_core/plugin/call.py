@@ -43,22 +43,16 @@ class StagePlugin:
     @property
     def identity(self) -> dict[str, Any]:
         """What an answer depends on besides what is asked: plugin, version, options."""
-        parts: dict[str, Any] = {f"{self.stage}_plugin": f"{self.name} {self.plugin.version}"}
-        if values := self._option_values():
-            parts["options"] = values
-        return parts
+        values = self.options.model_dump(mode="json") if self.options else {}
+        for key, value in self.options or ():  # a file may change under its name
+            if isinstance(value, Path) and value.is_file():
+                values[f"{key}_sha256"] = sha256_file(value)
+        return {f"{self.stage}_plugin": f"{self.name} {self.plugin.version}", **({"options": values} if values else {})}
 
     @property
     def around(self) -> list[str]:
         """The wrappers that go around the stage, with their versions."""
         return [f"{wrapper.name} {wrapper.version}" for wrapper in self.wrappers if self.stage in wrapper.stages]
-
-    def _option_values(self) -> dict[str, Any]:
-        values = self.options.model_dump(mode="json") if self.options else {}
-        for key, value in self.options or ():  # a file may change under its name
-            if isinstance(value, Path) and value.is_file():
-                values[f"{key}_sha256"] = sha256_file(value)
-        return values
 
     @property
     def label(self) -> str:

@@ -19,7 +19,8 @@ from bitclass3_core.sensitivity import Powers, Sensitivity
 _LABEL = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 
 
-def _listed(names: Iterable[str], limit: int = 3) -> str:
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """``a, b, c and 2 more``: the first of the names, sorted, for a message."""
     names = sorted(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -30,7 +31,7 @@ def check_architecture(answer: Architecture, model: Model, plugin: str) -> None:
     named = {*answer.quantizable, *answer.floors, *answer.row_order, *answer.column_order}
     unknown = named - set(model.tensors)
     if unknown:
-        raise ContractError(f"plugin {plugin!r} names tensors that the model does not have: {_listed(unknown)}")
+        raise ContractError(f"plugin {plugin!r} names tensors that the model does not have: {listed(unknown)}")
     for orders, axis in ((answer.row_order, "n_rows"), (answer.column_order, "n_in")):
         for name, order in orders.items():
             n = getattr(model.tensors[name], axis)
@@ -58,9 +59,9 @@ def check_sensitivity(answer: Sensitivity, model: Model, quantizable: frozenset[
     """Every quantizable tensor is answered, no other, with finite powers of the right shape."""
     missing, extra = quantizable - set(answer.tensors), set(answer.tensors) - set(model.tensors)
     if missing:
-        raise ContractError(f"plugin {plugin!r} left out tensors: {_listed(missing)}")
+        raise ContractError(f"plugin {plugin!r} left out tensors: {listed(missing)}")
     if extra:
-        raise ContractError(f"plugin {plugin!r} answered for tensors that the model does not have: {_listed(extra)}")
+        raise ContractError(f"plugin {plugin!r} answered for tensors that the model does not have: {listed(extra)}")
     for name, tensor in answer.tensors.items():
         if not tensor.roles:
             raise ContractError(f"plugin {plugin!r}: no powers for {name}")
@@ -74,7 +75,7 @@ def check_costs(answer: CostTable, wanted: Mapping[str, Iterable[str]], plugin: 
         cells = answer.costs.get(name, {})
         missing = set(qtypes) - set(cells)
         if missing:
-            raise ContractError(f"plugin {plugin!r} gave no cost for {name} at {_listed(missing)}")
+            raise ContractError(f"plugin {plugin!r} gave no cost for {name} at {listed(missing)}")
         for q in qtypes:
             if not cells[q].cost >= 0:  # NaN is not
                 raise ContractError(f"plugin {plugin!r}: cost of {name} at {q} is {cells[q].cost}, expected a number of 0 or more")
@@ -94,7 +95,7 @@ def check_types(answer: Allocation, model: Model, quantizable: frozenset[str], p
     """Every quantizable tensor, and no other, has a type that its rows accept."""
     missing, extra = quantizable - set(answer.qtypes), set(answer.qtypes) - quantizable
     if missing or extra:
-        raise ContractError(f"plugin {plugin!r} must answer each quantizable tensor and no other: {_listed(missing | extra)}")
+        raise ContractError(f"plugin {plugin!r} must answer each quantizable tensor and no other: {listed(missing | extra)}")
     for name, q in answer.qtypes.items():
         if not model.tensors[name].accepts(qtype(q)):
             raise ContractError(f"plugin {plugin!r} gave {name} {q}, which its rows of {model.tensors[name].n_in} cannot hold")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from bitclass3_core import hookspecs
 from bitclass3_core.errors import Bitclass3Error, ConfigError, ContractError, CrashError, PluginError, did_you_mean, message_of
-from bitclass3_core.options import efforts_of
+from bitclass3_core.options import PluginOptions
 from bitclass3_core.plugin.answers_version import answers_version
 from bitclass3_core.plugin.at_work import working
 from bitclass3_core.plugin.source_hash import source_hash
@@ -92,11 +92,8 @@ def _check_api(name: str, declared: Any) -> None:
         do = f"upgrade bitclass3, or install a release of the plugin for API {ours}"
     else:
         do = f"ask its author for a release for API {ours}; what changed: docs/reference/hooks.md, Plugin API versions"
-    raise PluginError(f"plugin {name!r} is written for plugin API {declared}, this bitclass3 has {_known(oldest, ours)}; {do}")
-
-
-def _known(oldest: int, ours: int) -> str:
-    return str(ours) if oldest == ours else f"{oldest} to {ours}"
+    known = str(ours) if oldest == ours else f"{oldest} to {ours}"
+    raise PluginError(f"plugin {name!r} is written for plugin API {declared}, this bitclass3 has {known}; {do}")
 
 
 class _SourceLoader(SourceFileLoader):
@@ -201,7 +198,7 @@ def parse_options(plugin: Plugin, stage: str, values: Mapping[str, Any], effort:
             raise ConfigError(f"plugin {plugin.name!r} takes no options, got {', '.join(sorted(values))}")
         return None
     try:
-        return options.model_validate({**efforts_of(options).get(effort, {}), **values})
+        return options.model_validate({**getattr(options, "efforts", PluginOptions.efforts).get(effort, {}), **values})
     except ValidationError as error:
         raise _as_config_error(error, plugin, options) from None
 

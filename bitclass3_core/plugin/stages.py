@@ -12,7 +12,7 @@ from bitclass3_core.errors import Bitclass3Error, ConfigError, PluginError, did_
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.layout import Budget
 from bitclass3_core.model import Architecture, Model
-from bitclass3_core.options import Demands, Work, baseline_options, demands_of, levels_of, placed_in, reads_text
+from bitclass3_core.options import Demands, PluginOptions, Work, demands_of, reads_text
 from bitclass3_core.plugin.call import StagePlugin
 from bitclass3_core.plugin.manager import Plugin, PluginManager, installed, load_plugin
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
@@ -98,7 +98,7 @@ class StageRunner:
 
     def check_level(self) -> None:
         """Raise ConfigError for a level that the budget plugin does not declare, where it declares any."""
-        level, known = self._config.budget.level, levels_of(self.plugin("budget").options)
+        level, known = self._config.budget.level, getattr(self.plugin("budget").options, "levels", ())
         if level is not None and known and level.upper() not in known:
             raise ConfigError(f"unknown level {level!r}{did_you_mean(level, known)}")
 
@@ -108,21 +108,14 @@ class StageRunner:
         config = self._config
         return bool(config.corpus.imatrix) or (config.select.enabled and reads_text(self.plugin("estimate").options))
 
-    def name(self, stage: str) -> str:
-        """Name of the plugin of a stage that has one."""
-        return self.plugin(stage).name
-
     def demands(self, work: Work) -> Demands:
         """What the plugins of the stages say that ``work`` takes, added up; of memory the largest."""
-        found = [demands_of(self.plugin(stage, name).options, work) for stage, name in self._stage_plugins()]
+        exporters = (self.plugin("export", name) for name in self._config.export.plugin)
+        plugins = (self.plugin("estimate"), self.plugin("measure"), self.plugin("evaluate"), *exporters)
+        found = [demands_of(plugin.options, work) for plugin in plugins]
         return Demands(
             sum(one.operations for one in found), sum(one.core_seconds for one in found), max(one.n_bytes for one in found)
         )
-
-    def _stage_plugins(self) -> Iterator[tuple[str, str]]:
-        for stage in ("estimate", "measure", "evaluate"):
-            yield stage, getattr(self._config, stage).plugin
-        yield from (("export", name) for name in self._config.export.plugin)
 
     def identity(self, stage: str, name: str | None = None) -> dict[str, Any]:
         """What a stage's answer depends on besides its inputs: plugin, version, options, and wrappers that are not the folder's usual ones."""
@@ -146,19 +139,12 @@ class StageRunner:
         answer: Architecture = self._call(self.plugin("architecture", self.architecture_plugin(model)), model=model)
         return answer
 
-    def estimate(self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress) -> Sensitivity:
-        """The sensitivity, every quantizable tensor in it."""
-        answer: Sensitivity = self._call(
-            self.plugin("estimate"), model=model, architecture=architecture, corpus=corpus, progress=progress
-        )
-        return answer
-
-    def estimate_imatrix(self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress) -> Sensitivity:
-        """The sensitivity by the plugin of ``[imatrix]``, on the imatrix's own text."""
-        plugin = self.plugin("estimate", self._config.imatrix.plugin)
-        answer: Sensitivity = self._call(
-            plugin, model=model, architecture=architecture, corpus=corpus.for_imatrix(), progress=progress
-        )
+    def estimate(
+        self, model: Model, architecture: Architecture, corpus: Corpus, progress: Progress, name: str | None = None
+    ) -> Sensitivity:
+        """The sensitivity, every quantizable tensor in it, by the configured plugin unless another is named."""
+        plugin = self.plugin("estimate", name)
+        answer: Sensitivity = self._call(plugin, model=model, architecture=architecture, corpus=corpus, progress=progress)
         return answer
 
     def measure_hook(self, sensitivity: Sensitivity) -> Callable[[Model, tuple[QType, ...]], CostTable]:
@@ -206,7 +192,8 @@ class StageRunner:
         plugin = self._plugin(name)
         if values is None:
             options = plugin.options_class("solve") if "solve" in plugin.stages else None
-            values = baseline_options(options, self._config.budget.options.get("match_stock"))
+            ftype = self._config.budget.options.get("match_stock")
+            values = dict(options.as_baseline(ftype)) if options and issubclass(options, PluginOptions) else {}
         return StagePlugin.of("solve", plugin, values, wrappers=self._wrappers)
 
     def export(
@@ -267,7 +254,9 @@ class StageRunner:
     def place_evaluation(self, folder: Path) -> None:
         """Let the evaluator put large temporary files into ``folder``, not beside files that are not the run's."""
         plugin = self.plugin("evaluate")
-        self._ready["evaluate", self._config.evaluate.plugin] = replace(plugin, options=placed_in(plugin.options, folder))
+        if isinstance(plugin.options, PluginOptions):
+            placed = replace(plugin, options=plugin.options.placed_in(folder))
+            self._ready["evaluate", self._config.evaluate.plugin] = placed
 
     def report(self, name: str, run: Run, out: Path) -> list[Path]:
         """Files of one report plugin."""

@@ -89,7 +89,7 @@ class Ladder:
             base.prepare()
             for name, config in self.configs.items():
                 self.levels.append(self._level(name, config))
-                self._write()
+                write_json(self.folder / "ladder.json", self.summary())
             done = release(self.levels, self._runs, context.command, context.timings)
             if done is not None:
                 for plugin in base.config.report.plugin:
@@ -101,9 +101,6 @@ class Ladder:
         """What ``ladder.json`` holds."""
         selections = {name: chosen for run in self._runs.values() for name, chosen in run.selections.items()}
         return ladder_json(self.base.model.name, self.folder, self.base.context.command, self.levels, selections)
-
-    def _write(self) -> None:
-        write_json(self.folder / "ladder.json", self.summary())
 
     def _level(self, name: str, config: RunConfig) -> Level:
         """One level; whatever goes wrong in it is its own affair."""

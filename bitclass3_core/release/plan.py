@@ -4,7 +4,7 @@ from typing import Any
 
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.gguf.writer import header_bytes
-from bitclass3_core.layout import Budget, bpw, file_bytes
+from bitclass3_core.layout import bpw, file_bytes
 from bitclass3_core.model import total_params
 from bitclass3_core.release.ladder import Ladder
 from bitclass3_core.runs.pipeline import Pipeline
@@ -17,7 +17,7 @@ def plan_of(ladder: Ladder) -> dict[str, Any]:
     ladder.check()
     is_measured = base.is_measured
     levels = [_level(name, base.sibling(config), is_measured) for name, config in ladder.configs.items()]
-    n_costs = 0 if is_measured else sum(len(types) for types in base.inputs.wanted.values())
+    n_costs = 0 if is_measured else sum(len(types) for types in base.wanted.values())
     return {
         "source": str(base.model.path),
         "architecture": base.model.arch,
@@ -30,7 +30,7 @@ def plan_of(ladder: Ladder) -> dict[str, Any]:
 
 def _level(name: str, pipeline: Pipeline, is_measured: bool) -> dict[str, Any]:
     try:
-        budget = _budget(pipeline, is_measured)
+        budget = pipeline.budget if is_measured or pipeline.has_known_target else None
         if budget is None:
             return {"level": name, "bytes_of_tensors": None}
         pipeline.check_target()
@@ -49,10 +49,6 @@ def _level(name: str, pipeline: Pipeline, is_measured: bool) -> dict[str, Any]:
     except Bitclass3Error as error:
         return {"level": name, "error": str(error)}
     return values
-
-
-def _budget(pipeline: Pipeline, is_measured: bool) -> Budget | None:
-    return pipeline.budget if is_measured or pipeline.has_known_target else None
 
 
 def _disk_bytes(ladder: Ladder, levels: list[dict[str, Any]]) -> int:

@@ -22,18 +22,14 @@ def recommended(levels: Sequence[Level]) -> Level | None:
 
     Where nothing was measured the first that was made; None if none was.
     """
-    made = [level for level in levels if level.candidate is not None]
-    measured = [(level, level.candidate.evaluation) for level in made if level.candidate and level.candidate.evaluation]
-    near = [level for level, evaluation in measured if ppl_change(evaluation) <= PPL_WITHIN]
+    made = [(level, level.candidate) for level in levels if level.candidate]
+    measured = [(level, file.file_bytes, file.evaluation) for level, file in made if file.evaluation]
+    near = [(level, n_bytes) for level, n_bytes, evaluation in measured if ppl_change(evaluation) <= PPL_WITHIN]
     if near:
-        return min(near, key=_bytes_of)
+        return min(near, key=lambda of: of[1])[0]
     if measured:
-        return min(measured, key=lambda pair: pair[1].mean_kld)[0]
-    return made[0] if made else None
-
-
-def _bytes_of(level: Level) -> int:
-    return level.candidate.file_bytes if level.candidate else 0
+        return min(measured, key=lambda of: of[2].mean_kld)[0]
+    return made[0][0] if made else None
 
 
 def release(levels: Sequence[Level], runs: Mapping[str, Run], command: str, timings: Mapping[str, float]) -> Run | None:
@@ -73,14 +69,10 @@ def level_json(level: Level, selections: Mapping[str, Any]) -> dict[str, Any]:
         "predicted_kld": candidate.predicted_cost,
         "evaluation": candidate.evaluation.to_json() if candidate.evaluation else None,
         "baseline": level.baseline or None,
-        "difference_to_baseline": _pair(level.difference),
+        "difference_to_baseline": dict(zip(("mean", "se"), level.difference, strict=True)) if level.difference else None,
         "selection": asdict(chosen) if chosen else None,
         "seconds": level.seconds,
     }
-
-
-def _pair(pair: tuple[float, float] | None) -> dict[str, float] | None:
-    return {"mean": pair[0], "se": pair[1]} if pair else None
 
 
 def ladder_json(model: str, out: Path, command: str, levels: Sequence[Level], selections: Mapping[str, Any]) -> dict[str, Any]:

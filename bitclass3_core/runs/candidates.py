@@ -21,7 +21,6 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.results import Candidate
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.runs.estimate import Estimate
-from bitclass3_core.runs.file_names import stock_name
 from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.inputs import Inputs
 
@@ -49,8 +48,8 @@ class CandidateFile:
 
     @classmethod
     def of_mix(cls, mix: Allocation, model: Model) -> "CandidateFile":
-        """A stock mix's file, still to be written."""
-        return cls.planned(stock_name(model, mix), "stock", mix, model)
+        """A stock mix's file, still to be written: ``MODEL-stock-Q4_K_M``."""
+        return cls.planned(f"{model.name}-{(mix.note or mix.solver).replace(' ', '-')}", "stock", mix, model)
 
     @property
     def n_bytes(self) -> int:
@@ -92,7 +91,12 @@ class CandidateStore:
         artefact, parts = _artefact(planned), self.parts_of(planned)
         path = self._gguf_of(planned.name, self._folder.files_of(artefact))
         why = self._folder.reason(artefact, path, parts)
-        if figures and self._folder.is_dropped(artefact, parts) and not path.is_file() and self._is_evaluated(planned, figures):
+        if (
+            figures
+            and self._folder.is_dropped(artefact, parts)
+            and not path.is_file()
+            and not self._evaluation(planned, figures).why()
+        ):
             return replace(planned, n_file_bytes=int(self._folder.candidates.get(planned.name, {}).get("n_file_bytes", 0)))
         if why is None and all(file.is_file() for file in self._folder.files_of(artefact)):
             progress.say(f"export: {path.name} is up to date")
@@ -125,10 +129,9 @@ class CandidateStore:
         folder.record(_artefact(planned), path, {**parts, **failed}, files)
         return path
 
-    def drop(self, made: CandidateFile) -> CandidateFile:
+    def drop(self, made: CandidateFile) -> None:
         """Delete the candidate's GGUF, a variation's recipe too; what was measured of it stays."""
         self._folder.drop(_artefact(made), all_files=made.kind == "variation")
-        return replace(made, path=None)
 
     def _gguf_of(self, name: str, files: list[Path]) -> Path:
         """The candidate's GGUF among an exporter's files (the first of a split), or where a whole one would be."""
@@ -149,16 +152,9 @@ class CandidateStore:
 
     def _remember(self, made: CandidateFile, path: Path) -> None:
         allocation = made.allocation
-        entry = {
-            "kind": made.kind,
-            "file": path.name,
-            "solver": allocation.solver,
-            "note": allocation.note,
-            "qtypes": dict(allocation.qtypes),
-            "n_data_bytes": made.n_data_bytes,
-            "n_file_bytes": made.n_file_bytes,
-        }
-        self._folder.put_candidate(made.name, entry)
+        of_file = {"kind": made.kind, "file": path.name, "n_data_bytes": made.n_data_bytes, "n_file_bytes": made.n_file_bytes}
+        of_types = {"solver": allocation.solver, "note": allocation.note, "qtypes": dict(allocation.qtypes)}
+        self._folder.put_candidate(made.name, {**of_file, **of_types})
 
     def earlier(self) -> list[CandidateFile]:
         """Files of this folder that are still there, by name."""
@@ -181,23 +177,15 @@ class CandidateStore:
         }
         return evaluation_artefact(made.name, self._folder.path / part / f"{made.name}.npz", parts, self._folder, part)
 
-    def _is_evaluated(self, made: CandidateFile, part: str) -> bool:
-        return self._evaluation(made, part).why() is None
-
     def evaluate(self, files: Sequence[CandidateFile], progress: Progress, part: str = TEST) -> dict[str, Evaluation]:
         """Evaluations by candidate name: of ``files``, measured where needed, and of earlier files that can still be compared."""
         earlier = self.earlier() if part == TEST else []
-        found: dict[str, Evaluation] = {}
-        missing: list[CandidateFile] = []
-        for made in {made.name: made for made in (*earlier, *files)}.values():
-            kept = self._evaluation(made, part).kept()
-            if kept is not None:
-                found[made.name] = kept
-            elif made in files:
-                missing.append(made)
+        named = {made.name: made for made in (*earlier, *files)}
+        found = {name: kept for name, made in named.items() if (kept := self._evaluation(made, part).kept()) is not None}
+        missing = [made for name, made in named.items() if name not in found and made in files]
         if missing:
             text = "" if part == TEST else ", selection text"
-            progress.say(f"evaluate: {self._stages.name('evaluate')} on {', '.join(made.name for made in missing)}{text}")
+            progress.say(f"evaluate: {self._stages.plugin('evaluate').name} on {', '.join(made.name for made in missing)}{text}")
             found.update(self._measure(missing, progress, part))
         else:
             progress.say("evaluate: everything is up to date")

@@ -8,7 +8,7 @@ import tomli
 from pydantic import ValidationError
 
 from bitclass3_core.errors import ConfigError, did_you_mean, message_of
-from bitclass3_core.plugin.manager import Plugin, load_plugin
+from bitclass3_core.plugin.manager import load_plugin
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
 from bitclass3_core.qtypes import WRITABLE_QTYPES
 from bitclass3_core.run_config import LEVEL_BUDGET, BudgetSection, CorpusSection, RunConfig
@@ -32,14 +32,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if isinstance(entry, dict) and key in entry:
             is_name = (section, key) == ("model", "hf") and is_hub_name(str(entry[key])) and not (path.parent / entry[key]).exists()
             entry[key] = entry[key] if is_name else _relative_to(path.parent, entry[key])
-    if "llama_cpp" in values:
-        values["llama_cpp"] = _relative_to(path.parent, values["llama_cpp"])
-    for section in RunConfig.model_fields:
-        entry = values.get(section)
-        if isinstance(entry, dict) and "plugin" in entry:
-            entry["plugin"] = _relative_to(path.parent, entry["plugin"], ".py")
-    if "wrappers" in values:
-        values["wrappers"] = _relative_to(path.parent, values["wrappers"], ".py")
+    tables = (values[section] for section in RunConfig.model_fields if isinstance(values.get(section), dict))
+    for table, key, ending in (
+        (values, "llama_cpp", ""),
+        (values, "wrappers", ".py"),
+        *((table, "plugin", ".py") for table in tables),
+    ):
+        if key in table:
+            table[key] = _relative_to(path.parent, table[key], ending)
     return values
 
 
@@ -81,7 +81,7 @@ def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
     """Put each ``--plugin`` into the stage whose hook it implements; a wrapper goes around all stages."""
     replaced: set[str] = set()
     for name in plugins:
-        plugin: Plugin = load_plugin(name)
+        plugin = load_plugin(name)
         if plugin.wrapper:
             values.setdefault("wrappers", []).append(name)
             continue
@@ -93,10 +93,8 @@ def _put_plugins(values: dict[str, Any], plugins: Sequence[str]) -> None:
         section = values.setdefault(stage, {})
         if not isinstance(section, dict):
             raise ConfigError(f"key {stage!r} is no table; write [{stage}] plugin = {name!r}")
-        if STAGE_TABLE[stage].is_list and stage in replaced:
-            section["plugin"] = [*section["plugin"], name]
-        elif STAGE_TABLE[stage].is_list:
-            section["plugin"] = [name]
+        if STAGE_TABLE[stage].is_list:
+            section["plugin"] = [*(section["plugin"] if stage in replaced else ()), name]
         elif stage in replaced:
             raise ConfigError(f"two plugins for the stage {stage!r} ({section['plugin']} and {name}); name one")
         else:
@@ -162,8 +160,7 @@ def load_config(
     Raises ConfigError for unknown keys and bad values, PluginError for unknown plugins.
     """
     values = _read_toml(pipeline) if pipeline else {}
-    if isinstance(values.get("budget"), dict):
-        _move_budget_keys(values)
+    _move_budget_keys(values)
     _put_plugins(values, plugins)
     given = [*((path, value) for path, value in (flags or {}).items()), *(parse_setting(text) for text in settings)]
     if any(path[0] == "budget" and path[-1] in TARGETS for path, _ in given):

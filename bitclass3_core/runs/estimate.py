@@ -30,7 +30,7 @@ def sensitivity_artefact(inputs: Inputs) -> Artefact[Sensitivity]:
         by = stages.identity("estimate", inputs.config.imatrix.plugin)
         parts["imatrix"] = {"text": Corpus.fingerprint(corpus.imatrix), **by}
     folder = inputs.context.folder
-    path = folder.path / f"sensitivity-{stages.name('estimate')}.safetensors"
+    path = folder.path / f"sensitivity-{stages.plugin('estimate').name}.safetensors"
     return Artefact(path.stem, path, parts, save_sensitivity, load_sensitivity, folder)
 
 
@@ -52,11 +52,11 @@ def _load_or_estimate(inputs: Inputs, artefact: Artefact[Sensitivity]) -> Estima
 
 def _estimate(inputs: Inputs, why: str) -> Sensitivity:
     context, stages, corpus = inputs.context, inputs.stages, inputs.corpus
-    context.progress.say(f"estimate: {stages.name('estimate')} ({why})")
+    context.progress.say(f"estimate: {stages.plugin('estimate').name} ({why})")
     with context.timed("estimate", stages.called):
         answer = stages.estimate(inputs.model, inputs.architecture, corpus, context.progress)
         if not corpus.imatrix:
             return answer
         by = inputs.config.imatrix.plugin
         context.progress.say(f"estimate: imatrix by {by} on {len(corpus.imatrix)} documents of its own")
-        return with_columns(answer, stages.estimate_imatrix(inputs.model, inputs.architecture, corpus, context.progress))
+        return with_columns(answer, stages.estimate(inputs.model, inputs.architecture, corpus.for_imatrix(), context.progress, by))

@@ -8,7 +8,7 @@ from bitclass3_core.errors import ContractError, UnusableTypeError
 from bitclass3_core.gguf.imatrix import write_imatrix
 from bitclass3_core.layout import Budget
 from bitclass3_core.run_config import Keep
-from bitclass3_core.runs.candidates import TEST, CandidateFile, CandidateStore
+from bitclass3_core.runs.candidates import TEST, CandidateFile
 from bitclass3_core.runs.select import Choice, choose
 from bitclass3_core.runs.solution import Solution
 
@@ -58,12 +58,6 @@ def check_size(ours: CandidateFile, budget: Budget) -> None:
     size, asked = ours.n_bytes, budget.file_bytes
     if asked is not None and size > asked:
         raise ContractError(f"{ours.name}.gguf is {size:,} bytes, asked were {asked:,}; lower the target by {size - asked:,} bytes")
-
-
-def tidy(store: CandidateStore, shipped: Shipped, keep: Keep) -> None:
-    """Delete the GGUFs that the run is not to keep, now that they are measured."""
-    for made in unwanted(shipped, keep):
-        store.drop(made)
 
 
 def unwanted(shipped: Shipped, keep: Keep) -> Sequence[CandidateFile]:

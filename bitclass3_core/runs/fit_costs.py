@@ -67,15 +67,12 @@ def fit_costs(solution: Solution) -> Solution | None:
     found = fitted_multipliers(predicted, measured)
     multipliers = {role: float(f"{value:.4g}") for role, value in zip(parts[0], found, strict=True)}
     told = ", ".join(f"{role} {value:.3g}" for role, value in multipliers.items())
-    before, after = (_spread(predicted @ factors / measured) for factors in (np.ones(len(found)), found))
+    ratios = [predicted @ factors / measured for factors in (np.ones(len(found)), found)]
+    before, after = (ratio.std() / ratio.mean() for ratio in ratios)
     context.progress.say(
         f"select: cost_multipliers fitted on {len(mixes)} mixes: {told}; predictions scatter by {before:.1%} without, {after:.1%} with them"
     )
     return solution_of(config.model_copy(update={"cost_multipliers": multipliers}), context)
-
-
-def _spread(ratios: Floats) -> float:
-    return float(ratios.std() / ratios.mean())
 
 
 def _mixes(solution: Solution) -> list[Solution]:

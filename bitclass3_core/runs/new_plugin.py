@@ -8,6 +8,7 @@ from string import Template
 
 from bitclass3_core import __version__
 from bitclass3_core.errors import Bitclass3Error, ConfigError, did_you_mean
+from bitclass3_core.files import write_text
 from bitclass3_core.hookspecs import API_VERSION
 from bitclass3_core.plugin.manager import installed
 from bitclass3_core.plugin.stage_table import STAGE_TABLE
@@ -57,7 +58,5 @@ def write_package(name: str, stage: str, out: Path) -> Path:
     }
     for path, template in texts.items():
         text = Template((files("bitclass3_core") / "templates" / f"{template}.txt").read_text(encoding="utf-8")).substitute(values)
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        write_text(folder / path, text.rstrip("\n") + "\n")
     return folder

@@ -4,21 +4,17 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import human_bytes
-from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget, data_bytes
-from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_config import NONE, BaselineSection, BudgetSection, RunConfig
 from bitclass3_core.runs.candidates import CandidateFile, differences
 from bitclass3_core.runs.context import Context, use_machine
-from bitclass3_core.runs.export import Shipped, ship, tidy
-from bitclass3_core.runs.folder import RunFolder
+from bitclass3_core.runs.export import Shipped, ship, unwanted
 from bitclass3_core.runs.inputs import Inputs
 from bitclass3_core.runs.solution import Solution
 from bitclass3_core.runs.target_kld import check_asked, find_budget
@@ -28,50 +24,15 @@ from bitclass3_core.sensitivity import Sensitivity
 STAGES = ("estimate", "measure", "solve", "export", "evaluate", "report")  # where ``run`` can stop
 
 
-class Pipeline:
-    """One configuration in one folder. Each stage's result is a property: made when it is first asked for, in any order."""
+class Pipeline(Inputs):
+    """One configuration in one folder: its inputs, and each stage's result as a property, made when it is first asked for, in any order."""
 
     def __init__(self, config: RunConfig, context: Context) -> None:
-        self.config = config
-        self.context = context
-        self.stages = context.stages(config)
-        self.inputs = Inputs(config, self.stages, context)
+        super().__init__(config, context.stages(config), context)
 
     def sibling(self, config: RunConfig) -> "Pipeline":
         """A run of another configuration in the same folder; results whose parts are the same are made once for both."""
         return Pipeline(config, self.context)
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run's folder."""
-        return self.context.folder
-
-    @property
-    def timings(self) -> dict[str, float]:
-        """Seconds by stage."""
-        return self.context.timings
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the user was warned of."""
-        return self.context.warnings
-
-    # source
-
-    @property
-    def model(self) -> GgufModel:
-        """The source."""
-        return self.inputs.model
-
-    @property
-    def architecture(self) -> Architecture:
-        """Names, floors and permutations of the source's family."""
-        return self.inputs.architecture
-
-    @property
-    def corpus(self) -> Corpus:
-        """The text in its parts."""
-        return self.inputs.corpus
 
     # estimate, measure, solve
 
@@ -82,7 +43,7 @@ class Pipeline:
         if target is None:
             return self.config
         check_asked(self.config, bool(self.corpus.evaluation))
-        budget = find_budget(Solution(self.inputs), target, self._measured_at)
+        budget = find_budget(Solution(self), target, self._measured_at)
         return self.config.model_copy(update={"budget": budget})
 
     def _measured_at(self, budget: BudgetSection) -> Evaluation:
@@ -93,7 +54,7 @@ class Pipeline:
 
     @cached_property
     def _at_any_size(self) -> Solution:
-        return Solution(self.inputs)
+        return Solution(self)
 
     @cached_property
     def solution(self) -> Solution:
@@ -158,7 +119,8 @@ class Pipeline:
         store = self.solution.store
         with self.context.timed("evaluate", self.stages.called):
             found = store.evaluate(self.files, self.context.progress)
-        tidy(store, self.shipped, self.config.keep)
+        for made in unwanted(self.shipped, self.config.keep):  # now that they are measured
+            store.drop(made)
         return found
 
     # report
@@ -190,7 +152,7 @@ class Pipeline:
             problem=self.problem,
             unusable=self.solution.unusable,
             selections={now[0].name: selection} if selection else {},
-            constraints=tuple(self.inputs.constraints),
+            constraints=tuple(self.constraints),
         )
 
     def report(self) -> list[Path]:
@@ -232,7 +194,7 @@ class Pipeline:
             f"source: {model.path.name}, {model.arch}, {len(model.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(model, {}))}"
         )
         check_asked(self.config, bool(self.corpus.evaluation))
-        self.inputs.check_roles()
+        self.check_roles()
         if self.has_known_target:
             self.check_target()
 
@@ -259,7 +221,7 @@ class Pipeline:
             versions=versions(),
             timings=context.timings,
             warnings=context.warnings,
-            constraints=self.inputs.constraints,
+            constraints=self.constraints,
         )
 
     def raise_failures(self) -> None:

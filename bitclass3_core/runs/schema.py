@@ -9,8 +9,6 @@ from bitclass3_core.plugin.stage_table import STAGE_TABLE
 from bitclass3_core.run_config import AUTO, NONE, RunConfig
 
 _WITHOUT_PLUGIN = {"architecture": [AUTO], "baseline": [NONE]}  # names that stand for no plugin
-_STAGE_OF = {"baseline": "solve"}
-_SECTIONS = (*STAGE_TABLE, "baseline")
 
 
 def pipeline_schema() -> dict[str, Any]:
@@ -22,8 +20,8 @@ def pipeline_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "bitclass3 pipeline"
     plugins = _loaded()
-    for section in _SECTIONS:
-        stage = _STAGE_OF.get(section, section)
+    for section in (*STAGE_TABLE, "baseline"):
+        stage = "solve" if section == "baseline" else section
         known = [plugin for plugin in plugins if stage in plugin.stages and not plugin.wrapper]
         schema["properties"][section] = _section(schema, section, stage, known)
     return schema
@@ -80,9 +78,7 @@ def _section(schema: dict[str, Any], section: str, stage: str, known: list[Plugi
         when = {"anyOf": [named, {"not": {"required": ["plugin"]}}]} if is_default else named
         then: dict[str, Any] = {"properties": {"options": options}}
         if section == "budget":
-            then = {
-                "properties": {"options": options, "plugin": True, **options.get("properties", {})},
-                "additionalProperties": False,
-            }
+            then["properties"] |= {"plugin": True, **options.get("properties", {})}
+            then["additionalProperties"] = False
         cases.append({"if": when, "then": then})
     return {**table, "allOf": cases}

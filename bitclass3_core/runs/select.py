@@ -31,11 +31,6 @@ class PlannedFile:
     store: CandidateStore
     multipliers: Mapping[str, float]
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """All that the file is made from."""
-        return self.store.parts_of(self.file)
-
     @classmethod
     def of(cls, solution: Solution, ending: str, kind: str, how: str) -> "PlannedFile":
         """The file of a solution."""
@@ -89,7 +84,6 @@ def _variations(solution: Solution) -> list[PlannedFile]:
 
 
 def _fitted(solution: Solution) -> list[PlannedFile]:
-    """What the solver answers with costs that were put right by measured mixes of the same size."""
     fitted = fit_costs(solution) if solution.inputs.config.select.mixes else None
     return [PlannedFile.of(fitted, f"-{FITTED}", "variation", FITTED)] if fitted else []
 
@@ -115,7 +109,7 @@ def _different(planned: Sequence[PlannedFile]) -> list[PlannedFile]:
     """Without those whose file would be made from the same parts as an earlier one's."""
     found: dict[str, PlannedFile] = {}
     for one in planned:
-        found.setdefault(digest_of(one.parts), one)
+        found.setdefault(digest_of(one.store.parts_of(one.file)), one)
     return list(found.values())
 
 
@@ -124,13 +118,13 @@ def _selection(solution: Solution, planned: Sequence[PlannedFile]) -> Selection:
     inputs, name = solution.inputs, planned[0].file.name
     folder, progress = inputs.context.folder, inputs.context.progress
     parts = {
-        "offers": {one.file.name: one.parts for one in planned},
+        "offers": {one.file.name: one.store.parts_of(one.file) for one in planned},
         "text": Corpus.fingerprint(inputs.corpus.selection),
         **inputs.stages.identity("evaluate"),
     }
     if known := folder.selection(name, parts):
         progress.say(f"select: {name} is up to date")
-        return selection_of(known)
+        return _selection_of(known)
     made = [one.store.make(one.file, progress, SELECTION) for one in planned]
     found = solution.store.evaluate(made, progress, SELECTION)
     sizes = {file.name: file.n_bytes for file in made}
@@ -145,21 +139,12 @@ def _judged(how: Mapping[str, str], sizes: Mapping[str, int], found: Mapping[str
     """The lowest mean KLD wins; of equal ones the first."""
     best = min(how, key=lambda name: found[name].mean_kld)
     order = [best, *(name for name in how if name != best)]
-    contenders = [
-        Contender(
-            name,
-            how[name],
-            sizes[name],
-            found[name].mean_kld,
-            found[name].se_kld,
-            None if name == best else paired_difference(found[name], found[best]),
-        )
-        for name in order
-    ]
+    pairs = {name: None if name == best else paired_difference(found[name], found[best]) for name in order}
+    contenders = (Contender(n, how[n], sizes[n], found[n].mean_kld, found[n].se_kld, pairs[n]) for n in order)
     return Selection(tuple(contenders), found[best].n_tokens)
 
 
-def selection_of(values: Mapping[str, Any]) -> Selection:
+def _selection_of(values: Mapping[str, Any]) -> Selection:
     """A selection from JSON."""
     contenders = [
         Contender(**{**entry, "difference": tuple(entry["difference"]) if entry["difference"] else None})
@@ -171,12 +156,12 @@ def selection_of(values: Mapping[str, Any]) -> Selection:
 def sentence(selection: Selection) -> str:
     """Who ships, with the paired differences of the others."""
     winner = selection.winner
-    others = []
-    for other in selection.contenders[1:]:
-        paired = other.difference
-        others.append(
-            f"{other.how} {paired[0]:+.4f} ± {paired[1]:.4f}" if paired else f"{other.how} {other.mean_kld - winner.mean_kld:+.4f}"
-        )
+    others = [
+        f"{c.how} {c.difference[0]:+.4f} ± {c.difference[1]:.4f}"
+        if c.difference
+        else f"{c.how} {c.mean_kld - winner.mean_kld:+.4f}"
+        for c in selection.contenders[1:]
+    ]
     against = f"; mean KLD of the others against it: {', '.join(others)}" if others else ""
     what = f"the {winner.how} mix" if selection.stock_won else winner.how
     return f"{what} ships: mean KLD {winner.mean_kld:.4f} ± {winner.se_kld:.4f} over {selection.n_tokens:,} tokens{against}"

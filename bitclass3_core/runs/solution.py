@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from bitclass3_core.constraints.problem import build_problem, check_target
 from bitclass3_core.constraints.unusable_types import usable_types
@@ -17,9 +16,8 @@ from bitclass3_core.runs.artefact import Results
 from bitclass3_core.runs.candidates import CandidateFile, CandidateStore
 from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.estimate import Estimate, estimate, sensitivity_artefact
-from bitclass3_core.runs.file_names import ours_name
 from bitclass3_core.runs.inputs import Inputs
-from bitclass3_core.runs.measure import CostJob, cost_job, costs_path, measured_costs
+from bitclass3_core.runs.measure import cost_job, costs_path, measured_costs
 
 
 class Solution:
@@ -34,15 +32,12 @@ class Solution:
         """The sensitivity with the hash of its file."""
         return estimate(self.inputs)
 
-    @cached_property
-    def cost_job(self) -> CostJob:
-        """The costs that are wanted, with the store that keeps them."""
-        return cost_job(self.inputs, self.estimate)
-
     @property
     def is_measured(self) -> bool:
         """Whether a solution needs nothing that is not in the folder yet. Writes nothing."""
-        return sensitivity_artefact(self.inputs).why() is None and costs_path(self.inputs).is_file() and not self.cost_job.missing()
+        inputs = self.inputs
+        known = sensitivity_artefact(inputs).why() is None and costs_path(inputs).is_file()
+        return known and not cost_job(inputs, self.estimate).missing()
 
     @cached_property
     def measured(self) -> CostTable:
@@ -92,7 +87,7 @@ class Solution:
         inputs, stages, context = self.inputs, self.inputs.stages, self.inputs.context
         with context.timed("solve", stages.called):
             answer = stages.solve(problem, inputs.model, inputs.architecture)
-        name = stages.name("solve")
+        name = stages.plugin("solve").name
         check_kept(answer, inputs.model, self.quantizable_bytes(answer), problem.budget_bytes, inputs.limits, name)
         context.progress.say(f"solve: {name} in {context.timings['solve']:.2f} s, {self._described(answer)}")
         for remark in answer.remarks:
@@ -132,14 +127,22 @@ class Solution:
         return replace(mix, qtypes=qtypes)
 
     def write_allocation(self, allocation: Allocation) -> None:
-        """Write ``allocation.json``."""
-        path = self.inputs.context.folder.path / "allocation.json"
-        write_json(path, allocation_record(allocation, self.costs, self.budget))
+        """Write ``allocation.json``: types, predicted cost, proof."""
+        proof, budget = allocation.proof, self.budget
+        record = {
+            "budget": {"data_bytes": budget.data_bytes, "label": budget.label},
+            "cost": self.costs.total(allocation.qtypes),
+            "cost_in_nats_per_token": self.costs.in_nats,
+            "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal} if proof else None,
+            "qtypes": dict(allocation.qtypes),
+            "solver": allocation.solver,
+        }
+        write_json(self.inputs.context.folder.path / "allocation.json", record)
 
     def planned(self, ending: str, kind: str) -> CandidateFile:
-        """The allocation's file, still to be written: ``MODEL-4.80bpw`` and the ending."""
+        """The allocation's file, still to be written: ``MODEL-4.80bpw`` and the ending (``-k-types``, ``-fitted``, ``-mix01``)."""
         model = self.inputs.model
-        return CandidateFile.planned(ours_name(model, self.budget.label, ending), kind, self.allocation, model)
+        return CandidateFile.planned(f"{model.name}-{self.budget.label}{ending}", kind, self.allocation, model)
 
     @cached_property
     def store(self) -> CandidateStore:
@@ -150,16 +153,3 @@ class Solution:
 def solution_of(config: RunConfig, context: Context) -> Solution:
     """The solution of another configuration in the same folder; what depends on nothing that differs is made once for both."""
     return Solution(Inputs(config, context.stages(config), context))
-
-
-def allocation_record(allocation: Allocation, costs: CostTable, budget: Budget) -> dict[str, Any]:
-    """What ``allocation.json`` holds: types, predicted cost, proof."""
-    proof = allocation.proof
-    return {
-        "budget": {"data_bytes": budget.data_bytes, "label": budget.label},
-        "cost": costs.total(allocation.qtypes),
-        "cost_in_nats_per_token": costs.in_nats,
-        "proof": {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal} if proof else None,
-        "qtypes": dict(sorted(allocation.qtypes.items())),
-        "solver": allocation.solver,
-    }

@@ -1,5 +1,6 @@
 """A finished run as the values that scripts read, and its result in one sentence."""
 
+from dataclasses import asdict
 from typing import Any
 
 from bitclass3_core.results import Candidate, Run
@@ -8,7 +9,8 @@ from bitclass3_core.runs.pipeline import Pipeline
 
 def summary(pipeline: Pipeline, until: str) -> dict[str, Any]:
     """What ``run --json`` prints: as much as the stages up to ``until`` can tell."""
-    values: dict[str, Any] = {"out": str(pipeline.folder.path), "timings": pipeline.timings, "warnings": pipeline.warnings}
+    context = pipeline.context
+    values: dict[str, Any] = {"out": str(context.folder.path), "timings": context.timings, "warnings": context.warnings}
     if pipeline.stages.failed:
         values["failed"] = {name: str(error) for name, error in pipeline.stages.failed.items()}
     if until in ("estimate", "measure"):
@@ -16,9 +18,7 @@ def summary(pipeline: Pipeline, until: str) -> dict[str, Any]:
     proof = pipeline.allocation.proof
     values["allocation"] = dict(sorted(pipeline.allocation.qtypes.items()))
     values["predicted_cost"] = pipeline.costs.total(pipeline.allocation.qtypes)
-    values["proof"] = (
-        {"bound": proof.bound, "gap": proof.gap, "optimal": proof.optimal, "seconds": proof.seconds} if proof else None
-    )
+    values["proof"] = asdict(proof) if proof else None
     if until in ("evaluate", "report"):
         values["candidates"] = [_candidate(candidate) for candidate in pipeline.result.candidates]
         values["paired_differences"] = {name: {"mean": m, "se": se} for name, (m, se) in pipeline.result.differences.items()}

@@ -4,8 +4,10 @@ Every size that is tried is built, measured and kept as figures; of the files on
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.evaluation import Evaluation
@@ -46,10 +48,7 @@ class Search:
         step, width, n_slow = self._guess(failing, self.high + 1, _FIRST_RATIO), self.high - self.low, 0
         while len(self.tried) < MAX_MEASUREMENTS:
             self.tried[step] = self.measured(step)
-            if self.tried[step] <= self.target:
-                passing = step
-            else:
-                failing = step
+            passing, failing = (step, failing) if self.tried[step] <= self.target else (passing, step)
             if failing >= self.high or (passing is not None and passing - failing <= self._tolerance(passing)):
                 break
             end = self.high + 1 if passing is None else passing
@@ -69,17 +68,11 @@ class Search:
 
         Where that is the passing end or the failing one itself, the step beside it that settles the matter.
         """
-        low, high = failing + 1, passing
-        while low < high:
-            middle = (low + high) // 2
-            if ratio * self.predicted(middle) <= self.target:
-                high = middle
-            else:
-                low = middle + 1
-        margin = self._tolerance(passing)
-        if low >= passing:  # nothing smaller is predicted to do: try the largest that would still be told apart
-            low = passing - margin
-        return min(max(low, failing + 1), passing - 1)
+        between = range(failing + 1, passing)
+        step = failing + 1 + bisect_left(between, True, key=lambda step: ratio * self.predicted(step) <= self.target)
+        if step >= passing:  # nothing smaller is predicted to do: try the largest that would still be told apart
+            step = passing - self._tolerance(passing)
+        return min(max(step, failing + 1), passing - 1)
 
 
 def check_asked(config: RunConfig, has_text: bool) -> None:
@@ -97,7 +90,6 @@ def find_budget(solution: Solution, target: float, measure: Callable[[BudgetSect
     progress, sizes = solution.inputs.context.progress, _Sizes(solution)
 
     def measured(step: int) -> float:
-        """Upper bound of the mean KLD at a size."""
         found = measure(budget_at(step))
         progress.say(f"target KLD: {step / STEPS_PER_BIT:.2f} bits per weight measured: {found.mean_kld:.4g} ± {found.se_kld:.2g}")
         return upper_kld(found)
@@ -129,15 +121,13 @@ class _Sizes:
         inputs = solution.inputs
         self._config, self._aside = inputs.config, inputs.context.aside()
         self._costs = solution.costs  # those of every size
-        self._predicted: dict[int, float] = {}
+        self.predicted = cache(self._predicted)
         possible = inputs.possible_bytes
         per_step = budget_for_bpw(inputs.model, 1.0).data_bytes / STEPS_PER_BIT
         self.low = math.ceil(possible.smallest / per_step)
         self.high = math.floor(min(possible.largest / per_step, STEPS_PER_BIT * bpw(inputs.model, {})))
 
-    def predicted(self, step: int) -> float:
+    def _predicted(self, step: int) -> float:
         """Cost of the solver's answer at a size."""
-        if step not in self._predicted:
-            solution = solution_of(self._config.model_copy(update={"budget": budget_at(step)}), self._aside)
-            self._predicted[step] = self._costs.total(solution.allocation.qtypes) or 0.0
-        return self._predicted[step]
+        solution = solution_of(self._config.model_copy(update={"budget": budget_at(step)}), self._aside)
+        return self._costs.total(solution.allocation.qtypes) or 0.0
