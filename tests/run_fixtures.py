@@ -77,7 +77,7 @@ class SmallRun:
         return str(path)
 
     def config(self, *settings: str, **flags: Any) -> RunConfig:
-        """The usual one with some keys set: ``settings`` as ``--set`` takes them, ``flags`` as values of whole sections."""
+        """The usual one, 6 bits per weight, with some keys set: ``settings`` as ``--set`` takes them, ``flags`` as whole sections."""
         values: dict[tuple[str, ...], Any] = {
             ("model", "gguf"): self.gguf,
             ("corpus", "calibration"): [self.folder / "calibration.jsonl"],
@@ -85,7 +85,6 @@ class SmallRun:
             ("qtypes", "menu"): MENU,
             ("architecture", "plugin"): "generic",
             ("estimate", "plugin"): "uniform",
-            ("budget", "target_bpw"): 6.0,
             ("export", "plugin"): ["gguf"],
             ("evaluate", "plugin"): str(self.folder / "counting.py"),
             ("report", "plugin"): [],
@@ -94,6 +93,8 @@ class SmallRun:
             ("threads",): 1,
             **{(key,): value for key, value in flags.items()},
         }
+        if not any(setting.startswith("budget.") for setting in settings):
+            values["budget", "target_bpw"] = 6.0
         return load_config(flags=values, settings=settings)
 
     def context(self, progress: Progress | None = None) -> Context:

@@ -26,7 +26,6 @@ def bitclass3_estimate(model, architecture, corpus, options: Options):
     }}
     return Sensitivity(tensors, Path(__file__).stem, 4, 1, "text", notes=("powers are made up",))
 """
-WRAPPER = f"{HOOKS}\n@hookimpl(wrapper=True)\ndef bitclass3_estimate():\n    return (yield)\n"
 
 
 @pytest.fixture
@@ -67,17 +66,12 @@ def change_options(small: SmallRun) -> str:
     return "estimate.options.power=2.0"
 
 
-def change_wrappers(small: SmallRun) -> str:
-    return f"wrappers=[{small.plugin('around', WRAPPER)!r}]"
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (change_text, "calibration"),
         (change_plugin, "estimate_plugin"),
         (change_options, "options.power 1.0 -> 2.0"),
-        (change_wrappers, "estimate_wrappers - -> ['around"),
     ],
 )
 def test_it_is_estimated_again_when_what_it_depends_on_changes(small, mine, change, reason):
