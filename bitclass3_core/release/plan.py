@@ -17,7 +17,7 @@ def plan_of(ladder: Ladder) -> dict[str, Any]:
     ladder.check()
     is_measured = base.is_measured
     levels = [_level(name, base.sibling(config), is_measured) for name, config in ladder.configs.items()]
-    n_costs = 0 if is_measured else sum(len(types) for types in base.wanted.values())
+    n_costs = 0 if is_measured else sum(len(types) for types in base.inputs.wanted.values())
     return {
         "source": str(base.model.path),
         "architecture": base.model.arch,

@@ -21,6 +21,7 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.results import Candidate
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.runs.estimate import Estimate
+from bitclass3_core.runs.file_names import stock_name
 from bitclass3_core.runs.folder import RunFolder
 from bitclass3_core.runs.inputs import Inputs
 
@@ -48,8 +49,8 @@ class CandidateFile:
 
     @classmethod
     def of_mix(cls, mix: Allocation, model: Model) -> "CandidateFile":
-        """A stock mix's file, still to be written: ``MODEL-stock-Q4_K_M``."""
-        return cls.planned(f"{model.name}-{(mix.note or mix.solver).replace(' ', '-')}", "stock", mix, model)
+        """A stock mix's file, still to be written."""
+        return cls.planned(stock_name(model, mix), "stock", mix, model)
 
     @property
     def n_bytes(self) -> int:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+from bitclass3_core.corpus import Corpus
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import Bitclass3Error
 from bitclass3_core.evaluation import Evaluation
 from bitclass3_core.files import human_bytes
+from bitclass3_core.gguf.model import GgufModel
 from bitclass3_core.layout import Budget, data_bytes
+from bitclass3_core.model import Architecture
 from bitclass3_core.problem import Allocation, Problem
 from bitclass3_core.results import Candidate, Run
 from bitclass3_core.run_config import NONE, BaselineSection, BudgetSection, RunConfig
@@ -24,15 +27,34 @@ from bitclass3_core.sensitivity import Sensitivity
 STAGES = ("estimate", "measure", "solve", "export", "evaluate", "report")  # where ``run`` can stop
 
 
-class Pipeline(Inputs):
-    """One configuration in one folder: its inputs, and each stage's result as a property, made when it is first asked for, in any order."""
+class Pipeline:
+    """One configuration in one folder. Each stage's result is a property: made when it is first asked for, in any order."""
 
     def __init__(self, config: RunConfig, context: Context) -> None:
-        super().__init__(config, context.stages(config), context)
+        self.config, self.context = config, context
+        self.stages = context.stages(config)
+        self.inputs = Inputs(config, self.stages, context)
 
     def sibling(self, config: RunConfig) -> "Pipeline":
         """A run of another configuration in the same folder; results whose parts are the same are made once for both."""
         return Pipeline(config, self.context)
+
+    # source
+
+    @property
+    def model(self) -> GgufModel:
+        """The source."""
+        return self.inputs.model
+
+    @property
+    def architecture(self) -> Architecture:
+        """Names, floors and permutations of the source's family."""
+        return self.inputs.architecture
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text in its parts."""
+        return self.inputs.corpus
 
     # estimate, measure, solve
 
@@ -43,7 +65,7 @@ class Pipeline(Inputs):
         if target is None:
             return self.config
         check_asked(self.config, bool(self.corpus.evaluation))
-        budget = find_budget(Solution(self), target, self._measured_at)
+        budget = find_budget(self._at_any_size, target, self._measured_at)
         return self.config.model_copy(update={"budget": budget})
 
     def _measured_at(self, budget: BudgetSection) -> Evaluation:
@@ -54,7 +76,7 @@ class Pipeline(Inputs):
 
     @cached_property
     def _at_any_size(self) -> Solution:
-        return Solution(self)
+        return Solution(self.inputs)
 
     @cached_property
     def solution(self) -> Solution:
@@ -152,7 +174,7 @@ class Pipeline(Inputs):
             problem=self.problem,
             unusable=self.solution.unusable,
             selections={now[0].name: selection} if selection else {},
-            constraints=tuple(self.constraints),
+            constraints=tuple(self.inputs.constraints),
         )
 
     def report(self) -> list[Path]:
@@ -194,7 +216,7 @@ class Pipeline(Inputs):
             f"source: {model.path.name}, {model.arch}, {len(model.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(model, {}))}"
         )
         check_asked(self.config, bool(self.corpus.evaluation))
-        self.check_roles()
+        self.inputs.check_roles()
         if self.has_known_target:
             self.check_target()
 
@@ -221,7 +243,7 @@ class Pipeline(Inputs):
             versions=versions(),
             timings=context.timings,
             warnings=context.warnings,
-            constraints=self.constraints,
+            constraints=self.inputs.constraints,
         )
 
     def raise_failures(self) -> None:

@@ -21,12 +21,12 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
     pipeline = Pipeline(config, Context.of(config, Silent(), "plan", may_convert=False))
     pipeline.stages.load_all()
     model, architecture = pipeline.model, pipeline.architecture
-    header, possible = header_bytes(model), pipeline.possible_bytes
+    header, possible = header_bytes(model), pipeline.inputs.possible_bytes
     if pipeline.has_known_target:
         pipeline.check_target()
     threads = default_threads(config.threads)
     n_mixes = config.select.mixes if config.select.enabled else 0
-    demands = pipeline.stages.demands(Work(model.tensors, pipeline.wanted, n_files=2 + n_mixes))
+    demands = pipeline.stages.demands(Work(model.tensors, pipeline.inputs.wanted, n_files=2 + n_mixes))
     seconds = (demands.core_seconds + demands.operations / _FLOPS_PER_CORE) / threads
     values: dict[str, Any] = {
         "source": str(model.path),
@@ -36,8 +36,8 @@ def plan_values(config: RunConfig) -> dict[str, Any]:
         "weights": total_params(model),
         "smallest_file_bytes": header + possible.smallest,
         "largest_file_bytes": header + possible.largest,
-        "constraints": pipeline.constraints,
-        "costs_to_measure": sum(len(types) for types in pipeline.wanted.values()),
+        "constraints": pipeline.inputs.constraints,
+        "costs_to_measure": sum(len(types) for types in pipeline.inputs.wanted.values()),
         "threads": threads,
         "memory_bytes": demands.n_bytes,
         "minutes": round(seconds / 60, 1),

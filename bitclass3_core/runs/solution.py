@@ -16,6 +16,7 @@ from bitclass3_core.runs.artefact import Results
 from bitclass3_core.runs.candidates import CandidateFile, CandidateStore
 from bitclass3_core.runs.context import Context
 from bitclass3_core.runs.estimate import Estimate, estimate, sensitivity_artefact
+from bitclass3_core.runs.file_names import ours_name
 from bitclass3_core.runs.inputs import Inputs
 from bitclass3_core.runs.measure import cost_job, costs_path, measured_costs
 
@@ -140,9 +141,9 @@ class Solution:
         write_json(self.inputs.context.folder.path / "allocation.json", record)
 
     def planned(self, ending: str, kind: str) -> CandidateFile:
-        """The allocation's file, still to be written: ``MODEL-4.80bpw`` and the ending (``-k-types``, ``-fitted``, ``-mix01``)."""
+        """The allocation's file, still to be written."""
         model = self.inputs.model
-        return CandidateFile.planned(f"{model.name}-{self.budget.label}{ending}", kind, self.allocation, model)
+        return CandidateFile.planned(ours_name(model, self.budget.label, ending), kind, self.allocation, model)
 
     @cached_property
     def store(self) -> CandidateStore:

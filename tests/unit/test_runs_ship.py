@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from bitclass3_core.runs.ship import Shipped, check_size, ship, tidy, unwanted
 from run_fixtures import HOOKS, MATRICES, SmallRun
 
 from bitclass3_core.errors import ContractError, UnusableTypeError
@@ -13,7 +14,6 @@ from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.runs.candidates import CandidateFile
 from bitclass3_core.runs.select import Choice
-from bitclass3_core.runs.ship import Shipped, check_size, ship, tidy, unwanted
 
 OURS = "small-6.00bpw"
 SELECT = ("select.enabled=true", "select.stock=false", "select.variations={k=['qtypes.menu=k']}", "evaluate.options.favour=-k")
