@@ -124,7 +124,7 @@ def _selection(solution: Solution, planned: Sequence[PlannedFile]) -> Selection:
     }
     if known := folder.selection(name, parts):
         progress.say(f"select: {name} is up to date")
-        return _selection_of(known)
+        return selection_of(known)
     made = [one.store.make(one.file, progress, SELECTION) for one in planned]
     found = solution.store.evaluate(made, progress, SELECTION)
     sizes = {file.name: file.n_bytes for file in made}
@@ -144,7 +144,7 @@ def _judged(how: Mapping[str, str], sizes: Mapping[str, int], found: Mapping[str
     return Selection(tuple(contenders), found[best].n_tokens)
 
 
-def _selection_of(values: Mapping[str, Any]) -> Selection:
+def selection_of(values: Mapping[str, Any]) -> Selection:
     """A selection from JSON."""
     contenders = [
         Contender(**{**entry, "difference": tuple(entry["difference"]) if entry["difference"] else None})

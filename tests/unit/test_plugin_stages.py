@@ -176,7 +176,7 @@ def test_plugin_of_a_stage_gets_the_options_of_its_section(small):
     stages = runner(small, f"estimate.plugin={plugin(small, 'mine')!r}", "estimate.options.shared=4")
     assert stages.plugin("estimate").options.shared == 4
     assert stages.plugin("estimate") is stages.plugin("estimate")
-    assert stages.name("estimate") == "mine"
+    assert stages.plugin("estimate").name == "mine"
 
 
 def test_second_plugin_of_a_stage_gets_shared_options_only(small):

@@ -47,7 +47,7 @@ def test_run_makes_what_its_stages_need_and_no_more(small, until):
     n_stages = STAGES.index(until) + 1
     assert {stage for stage, name in FILES.items() if (small.out / name).exists()} == set(STAGES[:n_stages])
     assert pipeline.stages.called == {"architecture", "budget", *STAGES[:n_stages]}
-    assert set(pipeline.timings) == set(STAGES[:n_stages])
+    assert set(pipeline.context.timings) == set(STAGES[:n_stages])
 
 
 def test_run_that_is_started_again_calls_no_stage_that_is_done(small):
@@ -67,7 +67,7 @@ def test_report_that_fails_is_noted_and_raised_at_the_end(small):
     assert small.logged == ["broken", "report"], "the others run"
     assert (small.out / "report.md").read_text() == OURS
     assert list(pipeline.stages.failed) == [str(small.folder / "broken.py")]
-    (line,) = pipeline.warnings
+    (line,) = pipeline.context.warnings
     assert line.startswith("plugin 'broken' crashed in bitclass3_report (broken.py line ")
     assert line.endswith("; the run goes on without its files")
     with pytest.raises(CrashError, match="plugin 'broken' crashed"):
@@ -88,7 +88,7 @@ def test_how_the_run_was_made_is_noted(small):
     pipeline = ran(small, 'qtypes.pins={"ffn_down" = "Q8_0"}', until="solve")
     noted = json.loads((small.out / "run.json").read_text())
     assert noted["command"] == "bitclass3 run"
-    assert noted["timings"] == pipeline.timings
+    assert noted["timings"] == pipeline.context.timings
     assert noted["versions"]["bitclass3"]
     assert noted["constraints"] == pipeline.inputs.constraints
     assert len(noted["constraints"]) == 1
@@ -128,7 +128,7 @@ def test_sibling_shares_all_but_what_its_configuration_changes(small):
     assert sibling.model is pipeline.model
     assert sibling.sensitivity is pipeline.sensitivity
     assert sibling.costs is pipeline.costs
-    assert sibling.timings is pipeline.timings
+    assert sibling.context.timings is pipeline.context.timings
     assert (pipeline.budget.label, sibling.budget.label) == ("6.00bpw", "7.00bpw")
     assert pipeline.allocation.qtypes != sibling.allocation.qtypes
 
@@ -139,7 +139,7 @@ def test_properties_belong_to_one_answer(small):
     assert pipeline.allocation is pipeline.solution.allocation
     assert pipeline.is_measured
     assert [made.allocation for made in pipeline.files] == [pipeline.allocation]
-    assert pipeline.folder.path == small.out
+    assert pipeline.context.folder.path == small.out
 
 
 def test_result_has_our_file_the_stock_mix_and_earlier_targets(small):
@@ -151,7 +151,7 @@ def test_result_has_our_file_the_stock_mix_and_earlier_targets(small):
     assert earlier.evaluation.mean_kld < ours.evaluation.mean_kld
     assert set(run.differences) == {stock.name, "small-7.00bpw"}
     assert run.differences["small-7.00bpw"][0] > 0
-    assert run.timings == pipeline.timings
+    assert run.timings == pipeline.context.timings
     assert run.config["budget"]["options"] == {"target_bpw": 6.0}
     assert ours.predicted_cost is None, "uniform's costs are no nats"
     assert run.selections == {}
@@ -176,7 +176,9 @@ def test_without_text_nothing_is_measured_and_that_is_said(small):
     pipeline = small.pipeline(corpus={})
     pipeline.run()
     assert pipeline.evaluations == {}
-    assert pipeline.warnings == ["no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL"]
+    assert pipeline.context.warnings == [
+        "no evaluation text: nothing was measured; give --corpus or --eval-corpus to get KLD and PPL"
+    ]
     assert small.files(".gguf") == {f"{OURS}.gguf"}
 
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from bitclass3_core.runs.ship import Shipped, check_size, ship, tidy, unwanted
 from run_fixtures import HOOKS, MATRICES, SmallRun
 
 from bitclass3_core.errors import ContractError, UnusableTypeError
@@ -13,6 +12,7 @@ from bitclass3_core.layout import Budget, file_bytes
 from bitclass3_core.problem import Allocation
 from bitclass3_core.progress import Silent
 from bitclass3_core.runs.candidates import CandidateFile
+from bitclass3_core.runs.export import Shipped, check_size, ship, unwanted
 from bitclass3_core.runs.select import Choice
 
 OURS = "small-6.00bpw"
@@ -145,7 +145,8 @@ def test_files_that_are_left(small, keep, kinds):
     shipped = ship(solution)
     store = shipped.choice.store
     store.evaluate(shipped.files, Silent())
-    tidy(store, shipped, keep)
+    for made in unwanted(shipped, keep):
+        store.drop(made)
     names = {"ours": f"{OURS}.gguf", "stock": f"{shipped.files[1].name}.gguf", "k": f"{OURS}-k.gguf"}
     expected = {names[kind] for kind in kinds.split()}
     assert small.files(".gguf") == expected
