@@ -3,7 +3,7 @@
 import pytest
 from gguf_files import TENSORS, write_gguf, write_split
 
-from bitclass3_core.compare.recipe import recipe_text, types_of
+from bitclass3_core.compare.files import recipe_text, types_of
 from bitclass3_core.errors import ModelFileError
 from bitclass3_core.gguf.recipe import types_in_recipe
 
