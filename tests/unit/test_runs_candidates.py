@@ -261,7 +261,8 @@ def test_earlier_files_are_ours_and_stock_mixes_that_are_still_there(small):
 
 def test_selection_is_measured_on_its_own_text_and_finds_no_earlier_files(small):
     settings = ("select.enabled=true",)
-    evaluated(small, *settings)
+    earlier, planned = store_of(small, *settings)
+    earlier.evaluate([earlier.make(planned, Silent())], Silent(), SELECTION)
     store, planned = store_of(small, "budget.target_bpw=7.0", *settings)
     made = store.make(planned, Silent())
     chosen = store.evaluate([made], small.progress, SELECTION)

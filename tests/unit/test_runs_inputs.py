@@ -25,10 +25,11 @@ def test_equal_parts_are_read_once_for_all_runs_of_a_folder(siblings):
     assert one.corpus is other.corpus
 
 
-def test_other_parts_are_read_for_themselves(siblings):
+def test_other_parts_are_read_for_themselves(small, siblings):
     one = siblings()
     assert siblings("model.allow_quantized_source=true").model is not one.model
     assert siblings("select.enabled=true").corpus is not one.corpus
+    assert siblings(corpus={"calibration": [small.folder / "evaluation.jsonl"]}).corpus is not one.corpus
     assert siblings("architecture.plugin=llama").architecture is not one.architecture
 
 

@@ -157,6 +157,12 @@ def test_result_has_our_file_the_stock_mix_and_earlier_targets(small):
     assert run.selections == {}
 
 
+def test_earlier_target_that_was_measured_otherwise_is_no_candidate(small):
+    ran(small, "budget.target_bpw=7.0", until="evaluate")
+    run = small.pipeline("evaluate.options.favour=x").result
+    assert [candidate.name for candidate in run.candidates] == [OURS]
+
+
 def test_selection_is_in_the_result_under_the_name_of_the_file(small):
     run = small.pipeline("select.enabled=true", "select.stock=false").result
     assert list(run.selections) == [OURS]
