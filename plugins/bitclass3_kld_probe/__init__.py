@@ -3,7 +3,7 @@
     KLD(group at a low type) - noise floor = scale * sum over its tensors of 1/2 sum_ij share_i in_power_j D_ij^2
 
 ``scale`` stands in for E[g^2] of every output channel of the group, so that costs come out in nats per token (the linearity that
-METHODS and HIGGS, Malinovskii et al. 2024, rely on). It needs an imatrix for in_power and an evaluator for the KLD; with llama-imatrix
+HIGGS, Malinovskii et al. 2024, relies on). It needs an imatrix for in_power and an evaluator for the KLD; with llama-imatrix
 and llama-perplexity it works for every architecture that llama.cpp runs, torch or not.
 """
 
