@@ -22,7 +22,7 @@ from bitclass3_core.progress import Progress
 from bitclass3_core.qtypes import QType
 from bitclass3_core.results import Run
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_core.stages import Stages
+from bitclass3_core.stage_calls import Stages
 
 # The version of the hooks here and of the types that they name. A plugin says which version it is written for: BITCLASS3_API = 1.
 # It rises when a plugin must change: a hook, an argument or a field of a type is renamed or gone. A new one does not raise it.

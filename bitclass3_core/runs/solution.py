@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import cached_property
 
+from bitclass3_core.constraints.larger_types import usable_types
 from bitclass3_core.constraints.problem import build_problem, check_target
-from bitclass3_core.constraints.unusable_types import usable_types
 from bitclass3_core.costs import CostTable
 from bitclass3_core.errors import UnusableTypeError
 from bitclass3_core.files import human_bytes, write_json

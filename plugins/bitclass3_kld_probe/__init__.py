@@ -21,7 +21,7 @@ from bitclass3_core.model import Architecture, Model
 from bitclass3_core.options import PluginOptions
 from bitclass3_core.progress import Progress
 from bitclass3_core.sensitivity import Powers, Sensitivity, TensorSensitivity
-from bitclass3_core.stages import Stages
+from bitclass3_core.stage_calls import Stages
 from bitclass3_core.toolchain.places import cache_folder
 from bitclass3_kld_probe.groups import Fitted, Measured, ProbeGroup, fit_scales, probe_groups
 from bitclass3_kld_probe.probes import Prober, judge_of

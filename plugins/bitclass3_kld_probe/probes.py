@@ -23,7 +23,7 @@ from bitclass3_core.progress import Progress, Silent
 from bitclass3_core.qtypes import qtype
 from bitclass3_core.runs.artefact import Artefact
 from bitclass3_core.sensitivity import Sensitivity
-from bitclass3_core.stages import StagePlugin, Stages
+from bitclass3_core.stage_calls import StagePlugin, Stages
 from bitclass3_core.toolchain.places import cache_folder
 from bitclass3_kld_probe.groups import Measured, ProbeGroup
 

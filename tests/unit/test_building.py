@@ -3,9 +3,9 @@
 import pytest
 from gguf_files import matrices, memory_model
 
+from bitclass3_core.constraints.larger_types import larger_type
 from bitclass3_core.constraints.limits import Limits
 from bitclass3_core.constraints.problem import build_problem
-from bitclass3_core.constraints.unusable_types import larger_type
 from bitclass3_core.costs import Cost, CostTable
 from bitclass3_core.errors import ConfigError, InfeasibleError
 from bitclass3_core.layout import Budget
