@@ -205,20 +205,20 @@ class Pipeline:
         with self.context.folder.locked():
             self.stages.load_all()
             self.open()
+            if self.has_known_target:
+                self.check_target()
             for stage in STAGES[: STAGES.index(until) + 1]:
                 results[stage]()
             self.note()
 
     def open(self) -> None:
-        """Say what the source is, and find what is wrong with text, roles and target before anything is computed."""
+        """Say what the source is, and find what is wrong with text and roles before anything is computed: what levels share."""
         model, n_quantizable = self.model, len(self.architecture.quantizable)
         self.context.progress.say(
             f"source: {model.path.name}, {model.arch}, {len(model.tensors)} tensors ({n_quantizable} quantizable), {human_bytes(data_bytes(model, {}))}"
         )
         check_asked(self.config, bool(self.corpus.evaluation))
         self.inputs.check_roles()
-        if self.has_known_target:
-            self.check_target()
 
     @property
     def has_known_target(self) -> bool:

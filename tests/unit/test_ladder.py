@@ -143,6 +143,15 @@ def test_failed_levels_do_not_stop_the_others(make, evaluator, tmp_path):
     assert "1.0 could not be made" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("beyond", ["1.0", "30"])
+def test_the_first_level_may_be_out_of_reach(beyond, make, evaluator, tmp_path):
+    ladder = make(f"{beyond},5.0", "shipped")
+    ladder.run()
+    record = json.loads((tmp_path / "out" / "ladder.json").read_text())["levels"]
+    assert [entry["status"] for entry in record] == ["failed", "ok"]
+    assert exit_code(ladder.levels) == 4
+
+
 def test_level_that_the_model_is_too_small_for(make, tmp_path):
     """Rows that only take Q8_0 cannot be Q2_K: every level below fails with code 3, and there is no card."""
     ladder = make("Q3_K_S,Q2_K", "shipped", 'qtypes.menu=["Q8_0"]')
